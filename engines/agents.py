@@ -1,0 +1,195 @@
+"""The clients: agents in a closed loop, each turn's prompt holding what was really generated."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import anyio
+import msgspec
+
+from engines.errors import EngineError
+from engines.kv import Extent, blocks
+from engines.messages import Drain, FirstToken, Message, Submit, TurnDone, TurnFailed
+from engines.seams.clock import Clock
+from engines.seams.transport import Transport
+from engines.waits import Awaited
+from scheduler.types import Request
+
+
+class TurnPlan(msgspec.Struct, frozen=True):
+    """One turn: keep `keep_tokens` of the context (None: all), append, then generate."""
+
+    append_tokens: int
+    generate_tokens: int
+    keep_tokens: int | None = None
+
+
+class AgentPlan(msgspec.Struct, frozen=True):
+    """An agent that enters in mid-trajectory, with `opening_tokens` of a shared opening."""
+
+    agent: int
+    opening: int
+    opening_tokens: int
+    turns: tuple[TurnPlan, ...]
+
+
+class Author(Protocol):
+    """Writes the content of prompts; what it is made of is opaque to the agents."""
+
+    def opening(self, opening: int, tokens: int) -> bytes: ...
+
+    def extend(self, content: bytes, prompt_tokens: int, agent: int, turn: int) -> bytes: ...
+
+    def truncate(self, content: bytes, tokens: int) -> bytes: ...
+
+
+class TurnRecord(msgspec.Struct):
+    """A turn as its client saw it, in target seconds; `reason` says why it failed, if it did."""
+
+    request: Request
+    chain: int
+    submitted_s: float
+    first_token_s: float = 0.0
+    decode_start_s: float = 0.0
+    second_token_s: float = 0.0
+    done_s: float = 0.0
+    generated: bytes = b""
+    fingerprint: str = ""
+    reason: str = ""
+    own_hit_blocks: int = 0
+
+
+class AgentsConfig(msgspec.Struct, frozen=True, tag="agents"):
+    """The clients' host; chains of openings and agents are numbered apart."""
+
+    host: str
+    scheduler: str
+    everyone: tuple[str, ...]
+    agents: tuple[AgentPlan, ...]
+    block_tokens: int
+    deadline_s: float
+
+
+OPENING_CHAINS = 1 << 40
+
+
+class Agents:
+    """Plays every agent's plan with zero gap between turns; ends when the last one is through."""
+
+    def __init__(
+        self,
+        config: AgentsConfig,
+        clock: Clock,
+        transport: Transport,
+        author: Author,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._transport = transport
+        self._author = author
+        self._progress = progress
+        self._waiting: dict[int, Awaited[TurnDone | TurnFailed]] = {}
+        self._first_request: dict[int, int] = {}
+        number = 1
+        for plan in config.agents:
+            self._first_request[plan.agent] = number
+            number += len(plan.turns)
+        self._total = sum(len(plan.turns) for plan in config.agents)
+        self._ended = 0
+        self.turns: dict[int, TurnRecord] = {}
+
+    async def run(self) -> None:
+        """Play all plans, then tell every host to finish."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen)
+            async with anyio.create_task_group() as playing:
+                for plan in self._config.agents:
+                    playing.start_soon(self._play, plan)
+            tasks.cancel_scope.cancel()
+        for host in self._config.everyone:
+            await self._transport.send(host, Drain())
+
+    async def _listen(self) -> None:
+        while True:
+            delivery = await self._transport.receive()
+            self._hear(delivery.message)
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case FirstToken():
+                self.turns[message.request].first_token_s = message.at_s
+            case TurnDone() | TurnFailed():
+                waiting = self._waiting.pop(message.request, None)
+                if waiting is not None:
+                    waiting.set(message)
+            case other:
+                raise EngineError(f"an agent cannot use {type(other).__name__}")
+
+    async def _play(self, plan: AgentPlan) -> None:
+        content = self._author.opening(plan.opening, plan.opening_tokens)
+        context_tokens = plan.opening_tokens
+        count = blocks(plan.opening_tokens, self._config.block_tokens)
+        held = [Extent(OPENING_CHAINS + plan.opening, 0, count)] if count else []
+        chain = self._first_request[plan.agent]  # any number that nobody else uses
+        for number, turn in enumerate(plan.turns):
+            kept = min(context_tokens, turn.keep_tokens or context_tokens)
+            if kept < context_tokens:
+                # The context diverges: what follows is another branch of the trie.
+                content = self._author.truncate(content, kept)
+                held = _first_blocks(held, blocks(kept, self._config.block_tokens))
+                chain = self._first_request[plan.agent] + number
+            prompt_tokens = kept + turn.append_tokens
+            content = self._author.extend(content, prompt_tokens, plan.agent, number)
+            record = await self._turn(plan, number, prompt_tokens, content, held, chain)
+            if record.reason:
+                self._count(len(plan.turns) - number)
+                return
+            self._count(1)
+            content += record.generated
+            context_tokens = prompt_tokens + turn.generate_tokens
+            at = sum(extent.count for extent in held)
+            new = blocks(context_tokens, self._config.block_tokens) - at
+            held = [*held, Extent(chain, at, new)] if new else held
+
+    async def _turn(
+        self,
+        plan: AgentPlan,
+        number: int,
+        prompt_tokens: int,
+        content: bytes,
+        held: list[Extent],
+        chain: int,
+    ) -> TurnRecord:
+        request = Request(
+            id=self._first_request[plan.agent] + number,
+            agent=plan.agent,
+            turn=number,
+            prompt_tokens=prompt_tokens,
+            hit_tokens=sum(extent.count for extent in held) * self._config.block_tokens,
+            generate_tokens=plan.turns[number].generate_tokens,
+        )
+        record = self.turns[request.id] = TurnRecord(request, chain, self._clock.now_s())
+        record.own_hit_blocks = sum(e.count for e in held if e.chain < OPENING_CHAINS)
+        outcome = self._waiting[request.id] = Awaited(f"the end of turn {request.id}")
+        submit = Submit(request, content, tuple(held), chain)
+        await self._transport.send(self._config.scheduler, submit)
+        end = await outcome.wait(self._clock, self._config.deadline_s)
+        if isinstance(end, TurnFailed):
+            record.reason = end.reason
+        else:
+            record.decode_start_s, record.second_token_s = end.decode_start_s, end.second_token_s
+            record.done_s, record.generated = end.last_token_s, end.content
+            record.fingerprint = end.kv_fingerprint
+        return record
+
+    def _count(self, turns: int) -> None:
+        self._ended += turns
+        self._progress(self._ended, self._total)
+
+
+def _first_blocks(held: Sequence[Extent], count: int) -> list[Extent]:
+    return [
+        msgspec.structs.replace(extent, count=min(extent.count, count - extent.first))
+        for extent in held
+        if extent.first < count
+    ]

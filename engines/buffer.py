@@ -1,0 +1,302 @@
+"""A node's host DRAM and traffic manager: the PE buffer or the DE buffer of DualPath.
+
+The life of a turn's KV here is one coroutine, step by step as in section 3 of the paper:
+`_prefill_side` is steps 1-4 of the PE read path, `_decode_side` the DE buffer's part of both.
+"""
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from engines.config import BufferConfig
+from engines.control import Reporter
+from engines.errors import EngineError, KvDigestMismatch
+from engines.kv import Extent, Slots, Span, blocks
+from engines.messages import (
+    Admit,
+    Admitted,
+    Append,
+    Assign,
+    Drain,
+    Granted,
+    LayerDone,
+    LayerLoaded,
+    Loaded,
+    Message,
+    Persist,
+    Persisted,
+    Pull,
+    Read,
+    ReadDigests,
+    ReadDone,
+    Report,
+    Start,
+    TurnFailed,
+)
+from engines.seams.clock import Clock
+from engines.seams.transport import Transport, Write
+from engines.waits import Arena, Awaited
+from scheduler.types import NodeReport, ReadExtent, Side
+
+
+class HeldTurn:
+    """What a buffer knows of one turn; messages may come before the assignment that names it."""
+
+    def __init__(self, request: int) -> None:
+        self.request = request
+        self.scope = anyio.CancelScope()
+        self.pulled: Awaited[bool] = Awaited(f"the end of turn {request}'s pulls")
+        self.complete: Awaited[LayerDone] = Awaited(f"the last layer of turn {request}")
+        self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
+        self.queued_tokens = 0
+        self.tokens_due = 0
+        self.tokens_here = 0
+        self.final: LayerDone | None = None
+
+
+class Buffer:
+    """Reads from storage, feeds prefill engines layer by layer, collects prompts for decode."""
+
+    def __init__(self, config: BufferConfig, clock: Clock, transport: Transport) -> None:
+        self._config = config
+        self._clock = clock
+        self._transport = transport
+        self._side = Side(config.side)
+        self._dram = Arena(Slots(config.dram_tokens, config.kv.block_tokens))
+        self._inbox = {
+            storage: Arena(Slots(config.inbox_tokens, config.kv.block_tokens))
+            for storage in config.storages
+        }
+        self._reads = anyio.Semaphore(config.reads_in_flight)
+        self._ahead = anyio.Semaphore(config.read_ahead or 1_000_000)
+        self._turns: dict[int, HeldTurn] = {}
+        self._arriving: dict[Span, tuple[Awaited[bool], Awaited[ReadDigests]]] = {}
+        self._keeping: dict[Extent, Awaited[bool]] = {}
+        self._failed: set[int] = set()
+        self._seen = 0
+        self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
+        self.account = {"read_tokens": 0, "digest_failures": 0, "turns": 0}
+
+    async def run(self) -> None:
+        """Receive and act until drained."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._reporter.run)
+            while True:
+                delivery = await self._transport.receive()
+                if isinstance(delivery.message, Drain):
+                    tasks.cancel_scope.cancel()
+                    return
+                self._act(delivery.sender, delivery.message, tasks)
+
+    def _act(self, sender: str, message: Message, tasks: TaskGroup) -> None:
+        if getattr(message, "request", None) in self._failed:
+            return  # a straggler of a turn that has ended
+        match message:
+            case Assign():
+                tasks.start_soon(self._live, message)
+            case ReadDone():
+                self._arriving[message.span][0].set(True)
+            case ReadDigests():
+                self._arriving[message.span][1].set(message)
+            case Pull():
+                tasks.start_soon(self._push, sender, message)
+            case LayerDone():
+                self._layer(message)
+            case Admitted():
+                self._turn(message.request).admitted.set(message.slot)
+            case Append():
+                tasks.start_soon(self._append, sender, message)
+            case Persisted():
+                self._keeping[message.extent].set(True)
+            case TurnFailed():
+                self._failed.add(message.request)
+                self._turn(message.request).scope.cancel()
+            case Report():
+                self._reporter.hear(sender, message)
+            case other:
+                raise EngineError(f"{self._config.host} cannot use {type(other).__name__}")
+
+    async def _live(self, assign: Assign) -> None:
+        decision = assign.decision
+        turn = self._turn(decision.request_id)
+        self._seen = decision.seq
+        reads = [read for read in decision.reads if read.side is self._side]
+        turn.queued_tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
+        try:
+            with turn.scope:
+                if self._side is Side.PE:
+                    await self._prefill_side(turn, assign, reads)
+                else:
+                    await self._decode_side(turn, assign, reads)
+                self.account["turns"] += 1
+        finally:
+            del self._turns[turn.request]
+
+    async def _prefill_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
+        async with self._ahead:
+            slot = await self._dram.take(assign.turn.request.hit_tokens)
+            try:
+                await self._read_all(turn, assign, reads, slot)
+                await turn.pulled.wait(self._clock, self._config.deadline_s)
+            finally:
+                self._dram.give(slot)
+
+    async def _decode_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
+        request, kv = assign.turn.request, self._config.kv
+        here = sum(read.count for read in reads) * kv.block_tokens
+        slot = await self._dram.take(request.prompt_tokens)
+        try:
+            prompt = Span("dram", slot, 0, request.prompt_tokens, 0, kv.layers)
+            turn.tokens_due = (request.prompt_tokens - here) * kv.layers
+            prefill = self._config.engine_hosts[assign.decision.pe]
+            await self._transport.send(prefill, Granted(request.id, prompt))
+            await self._read_all(turn, assign, reads, slot)
+            final = await turn.complete.wait(self._clock, self._config.deadline_s)
+            await self._hand_over(turn, assign, final, prompt)
+        finally:
+            self._dram.give(slot)
+
+    async def _hand_over(
+        self, turn: HeldTurn, assign: Assign, final: LayerDone, prompt: Span
+    ) -> None:
+        """Persist the prompt's new blocks; move the whole prompt into decode HBM."""
+        request, block = assign.turn.request, self._config.kv.block_tokens
+        decode = self._config.engine_hosts[assign.decision.de]
+        content = assign.turn.content
+        first, last = blocks(request.hit_tokens, block), blocks(request.prompt_tokens, block)
+        new = _Blocks(
+            Extent(assign.turn.chain, first, last - first),
+            prompt.tokens(first * block, last * block),
+            content,
+            request.id,
+        )
+        await self._transport.send(decode, Admit(request.id, content, final.content))
+        hbm = await turn.admitted.wait(self._clock, self._config.deadline_s)
+        move = Write(prompt, hbm.tokens(0, request.prompt_tokens), Start(request.id), request.id)
+        async with anyio.create_task_group() as both:
+            both.start_soon(self._keep, new, decode)
+            await self._transport.write(decode, move, deadline_s=self._config.deadline_s)
+
+    async def _read_all(
+        self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent], slot: int
+    ) -> None:
+        """Storage to DRAM, Full Blocks; few reads at a time, the others queue here in order."""
+        kv, prefill = self._config.kv, self._config.engine_hosts[assign.decision.pe]
+        for read in reads:
+            first, last = read.first * kv.block_tokens, (read.first + read.count) * kv.block_tokens
+            span = Span("dram", slot, first, last, 0, kv.layers)
+            async with self._reads:
+                await self._read(turn, assign, read, span)
+            turn.queued_tokens -= last - first
+            self.account["read_tokens"] += last - first
+            loaded = Loaded(turn.request, self._side, span, first, last)
+            await self._transport.send(prefill, loaded)
+
+    async def _read(self, turn: HeldTurn, assign: Assign, read: ReadExtent, span: Span) -> None:
+        extents = _cut(assign.turn.context, read.first, read.count)
+        storage = self._storage(assign.turn.chain)
+        arrival: tuple[Awaited[bool], Awaited[ReadDigests]] = (
+            Awaited(f"the blocks of turn {turn.request} from {storage}"),
+            Awaited(f"the digests of turn {turn.request} from {storage}"),
+        )
+        self._arriving[span] = arrival
+        deadline_s = self._config.deadline_s
+        await self._transport.send(storage, Read(turn.request, extents, span))
+        answer = await arrival[1].wait(self._clock, deadline_s)
+        if answer.error:
+            del self._arriving[span]
+            return await self._fail(turn, answer.error)
+        await arrival[0].wait(self._clock, deadline_s)
+        del self._arriving[span]
+        try:
+            self._transport.check(span, assign.turn.content, read.first, answer.digests)
+        except KvDigestMismatch as error:
+            self.account["digest_failures"] += 1
+            await self._fail(turn, str(error))
+
+    async def _push(self, prefill: str, pull: Pull) -> None:
+        """Layer Blocks from DRAM into prefill HBM; the next layer once this one is there."""
+        turn = self._turn(pull.request)
+        source = pull.source
+        for layer in range(self._config.kv.layers):
+            note = LayerLoaded(pull.request, layer, pull.first, pull.last)
+            write = Write(
+                source.tokens(pull.first, pull.last).layer(layer),
+                pull.into.tokens(pull.first, pull.last).layer(layer),
+                note,
+                pull.request,
+            )
+            await self._transport.write(prefill, write, deadline_s=self._config.deadline_s)
+        if self._side is Side.PE:
+            turn.pulled.set(True)
+
+    def _layer(self, done: LayerDone) -> None:
+        turn = self._turn(done.request)
+        turn.tokens_here += done.tokens
+        turn.final = done if done.final else turn.final
+        if turn.final is not None and turn.tokens_here == turn.tokens_due:
+            turn.complete.set(turn.final)
+
+    async def _append(self, decode: str, append: Append) -> None:
+        extent = Extent(append.chain, append.first_block, append.count)
+        new = _Blocks(extent, append.span, append.content, append.request)
+        await self._keep(new, decode)
+
+    async def _keep(self, new: "_Blocks", decode: str) -> None:
+        """DRAM to storage; then tell the decode engine that a next turn may hit these blocks."""
+        if new.extent.count:
+            await self._store(new)
+        await self._transport.send(decode, Persisted(new.request, new.extent, new.span))
+
+    async def _store(self, new: "_Blocks") -> None:
+        kv, deadline_s = self._config.kv, self._config.deadline_s
+        storage = self._storage(new.extent.chain)
+        tokens = new.extent.count * kv.block_tokens
+        digests = self._transport.seal(new.span, new.content, new.extent.first)
+        slot = await self._inbox[storage].take(tokens)
+        try:
+            inbox = Span("inbox", self._config.inbox_base + slot, 0, tokens, 0, kv.layers)
+            kept = self._keeping[new.extent] = Awaited(f"{storage} to keep {new.extent}")
+            note = Persist(new.request, new.extent, inbox, digests)
+            write = Write(new.span, inbox, note, new.request)
+            await self._transport.write(storage, write, deadline_s=deadline_s)
+            await kept.wait(self._clock, deadline_s)
+            del self._keeping[new.extent]
+        finally:
+            self._inbox[storage].give(slot)
+
+    async def _fail(self, turn: HeldTurn, reason: str) -> None:
+        """End the turn here and tell everybody who may hold something of it."""
+        for host in self._config.everyone:
+            await self._transport.send(host, TurnFailed(turn.request, reason))
+        turn.scope.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    def _turn(self, request: int) -> HeldTurn:
+        return self._turns.setdefault(request, HeldTurn(request))
+
+    def _storage(self, chain: int) -> str:
+        return self._config.storages[chain % len(self._config.storages)]
+
+    def _report(self) -> Report:
+        queued = sum(turn.queued_tokens for turn in self._turns.values())
+        node = NodeReport(self._config.node, queued, self._seen)
+        return Report(self._config.group.name, (), (node,))
+
+
+class _Blocks(msgspec.Struct, frozen=True):
+    """New Full Blocks of a turn: where they go, where they lie, and what sequence they end."""
+
+    extent: Extent
+    span: Span
+    content: bytes
+    request: int
+
+
+def _cut(context: tuple[Extent, ...], first: int, count: int) -> tuple[Extent, ...]:
+    """The extents of a prompt's blocks `first` to `first + count`."""
+    wanted = (
+        (extent.chain, max(extent.first, first), min(extent.first + extent.count, first + count))
+        for extent in context
+    )
+    return tuple(Extent(chain, start, end - start) for chain, start, end in wanted if end > start)

@@ -1,0 +1,70 @@
+"""The collective of an engine group: messages of class MODEL at each layer, and lockstep.
+
+It stands for DeepEP's all-to-all. Each engine waits at every layer for all others of its
+group; a group of one host exchanges nothing.
+"""
+
+from collections.abc import Callable
+
+import anyio
+
+from engines.config import GroupConfig
+from engines.messages import Barrier, Join
+from engines.seams.clock import Clock
+from engines.seams.transport import TrafficClass, Transport
+
+
+class Collective:
+    """One engine's part in its group's steps; steps are numbered from 0 without gaps."""
+
+    def __init__(
+        self, host: str, group: GroupConfig, clock: Clock, transport: Transport, deadline_s: float
+    ) -> None:
+        self._peers = [engine for engine in group.engines if engine != host]
+        self._load = bytes(group.load_bytes)
+        self._clock = clock
+        self._transport = transport
+        self._deadline_s = deadline_s
+        self._joined: dict[int, dict[str, float]] = {}
+        self._passed: dict[tuple[int, int], set[str]] = {}
+        self._news = anyio.Event()
+        self.step = 0
+
+    @property
+    def called(self) -> bool:
+        """Whether a peer has already joined the step that comes next."""
+        return bool(self._joined.get(self.step))
+
+    def hear(self, sender: str, message: Join | Barrier) -> None:
+        """Note a peer's arrival; it may be a step or a layer ahead of us."""
+        if isinstance(message, Join):
+            self._joined.setdefault(message.step, {})[sender] = message.layer_s
+        else:
+            self._passed.setdefault((message.step, message.layer), set()).add(sender)
+        self._news.set()
+
+    async def join(self, layer_s: float) -> float:
+        """Begin the next step with all peers; returns the slowest engine's time for a layer."""
+        step, self.step = self.step, self.step + 1
+        for peer in self._peers:
+            await self._transport.send(peer, Join(step, layer_s), TrafficClass.MODEL)
+        await self._until(lambda: len(self._joined.get(step, ())) == len(self._peers), step)
+        return max([layer_s, *self._joined.pop(step, {}).values()])
+
+    async def barrier(self, layer: int) -> None:
+        """Exchange one layer's activations with every peer and wait for all of theirs."""
+        step = self.step - 1
+        for peer in self._peers:
+            message = Barrier(step, layer, self._load)
+            await self._transport.send(peer, message, TrafficClass.MODEL)
+        key = (step, layer)
+        await self._until(lambda: len(self._passed.get(key, ())) == len(self._peers), step)
+        self._passed.pop(key, None)
+
+    async def _until(self, met: Callable[[], bool], step: int) -> None:
+        if met():
+            return
+        with self._clock.deadline(self._deadline_s, f"the peers of step {step}"):
+            while not met():
+                self._news = anyio.Event()
+                await self._news.wait()

@@ -1,0 +1,117 @@
+"""What each role is told at its start, all in target units; `testbed/worlds` writes it."""
+
+import msgspec
+
+from scheduler.policy import Traits
+from scheduler.types import ClusterSpec
+
+
+class KvShape(msgspec.Struct, frozen=True):
+    """How KV is cut: layers, tokens a block, and tokens a decode quantum stands for."""
+
+    layers: int
+    block_tokens: int
+    quantum_tokens: int
+
+
+class GroupConfig(msgspec.Struct, frozen=True):
+    """An engine group: its leader pulls work for all; members report to the leader.
+
+    `engines` are the hosts that compute in lockstep, `members` all hosts that report.
+    """
+
+    name: str
+    leader: str
+    engines: tuple[str, ...]
+    members: tuple[str, ...]
+    scheduler: str
+    period_s: float
+    load_bytes: int
+
+
+class GpuTime(msgspec.Struct, frozen=True):
+    """Time of one GPU: `appended x (per_token_s + per_pair_s x (cached + appended / 2))`."""
+
+    per_token_s: float
+    per_pair_s: float
+
+    def __call__(self, cached_tokens: int, compute_tokens: int) -> float:
+        """Seconds of one GPU over all layers."""
+        context = cached_tokens + compute_tokens / 2
+        return compute_tokens * (self.per_token_s + self.per_pair_s * context)
+
+
+class PrefillConfig(msgspec.Struct, frozen=True, tag="prefill"):
+    """A host of prefill GPUs: one lane each; `pool_tokens` of HBM hold KV during a prefill."""
+
+    host: str
+    lanes: tuple[str, ...]
+    group: GroupConfig
+    kv: KvShape
+    traits: Traits
+    gpu: GpuTime
+    pool_tokens: int
+    buffers: dict[str, str]
+    client: str
+    deadline_s: float
+
+
+class DecodeConfig(msgspec.Struct, frozen=True, tag="decode"):
+    """A host of decode GPUs: `lane_tokens` of HBM each.
+
+    Blocks leave through `persist_tokens` of the buffer's region, from `persist_base` on.
+    `kv_samples` is the share of turns whose KV is fingerprinted at decode start.
+    """
+
+    host: str
+    buffer: str
+    lanes: tuple[str, ...]
+    group: GroupConfig
+    kv: KvShape
+    lane_tokens: int
+    tpot_s: float
+    phases: int
+    persist_base: int
+    persist_tokens: int
+    kv_samples: float
+    client: str
+    scheduler: str
+    deadline_s: float
+
+
+class BufferConfig(msgspec.Struct, frozen=True, tag="buffer"):
+    """A node's DRAM buffer and storage NIC; `inbox_*` is its part of each storage host's inbox."""
+
+    host: str
+    node: str
+    side: str
+    group: GroupConfig
+    kv: KvShape
+    dram_tokens: int
+    reads_in_flight: int
+    read_ahead: int | None
+    storages: tuple[str, ...]
+    inbox_base: int
+    inbox_tokens: int
+    engine_hosts: dict[str, str]
+    everyone: tuple[str, ...]
+    deadline_s: float
+
+
+class StorageConfig(msgspec.Struct, frozen=True, tag="storage"):
+    """A storage host: `stage_tokens` of memory for reads under way."""
+
+    host: str
+    kv: KvShape
+    stage_tokens: int
+    deadline_s: float
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, tag="service"):
+    """The scheduler's host: which hosts stand behind engines and nodes."""
+
+    host: str
+    cluster: ClusterSpec
+    policy: str
+    engine_hosts: dict[str, str]
+    buffers: dict[str, str]

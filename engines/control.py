@@ -1,0 +1,52 @@
+"""Reports: every member of a group tells its leader what it holds; the leader pulls work."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from engines.config import GroupConfig
+from engines.messages import Report
+from engines.seams.clock import Clock
+from engines.seams.transport import Transport
+
+
+class Reporter:
+    """A member's part of the fetch (DualPath section 6.1); the leader's includes everybody's."""
+
+    def __init__(
+        self,
+        host: str,
+        group: GroupConfig,
+        clock: Clock,
+        transport: Transport,
+        own: Callable[[], Report],
+    ) -> None:
+        self._host = host
+        self._group = group
+        self._clock = clock
+        self._transport = transport
+        self._own = own
+        self._others: dict[str, Report] = {}
+
+    def hear(self, member: str, report: Report) -> None:
+        """Keep a member's newest report (leader only)."""
+        self._others[member] = report
+
+    async def run(self) -> None:
+        """Report, or fetch, once a period, on the clock's own grid."""
+        period = self._group.period_s
+        while True:
+            turn = int(self._clock.now_s() / period) + 1
+            await self._clock.sleep_until_s(turn * period)
+            if self._host != self._group.leader:
+                await self._transport.send(self._group.leader, self._own())
+            elif len(self._others) == len(self._group.members) - 1:
+                await self._transport.send(self._group.scheduler, self._merged())
+
+    def _merged(self) -> Report:
+        reports = [self._own(), *self._others.values()]
+        return msgspec.structs.replace(
+            reports[0],
+            engines=tuple(engine for report in reports for engine in report.engines),
+            nodes=tuple(node for report in reports for node in report.nodes),
+        )

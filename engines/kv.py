@@ -1,0 +1,92 @@
+"""KV words: extents in storage, spans in memory, and the slots of a region.
+
+All in target units: real tokens and blocks of `block_tokens` real tokens. What a token weighs
+in bytes, and how it is laid out, is the business of the world's side of the seams.
+"""
+
+import msgspec
+
+from engines.errors import CapacityError
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """Blocks `first` to `first + count` of one chain; a prompt's hits are a few of these."""
+
+    chain: int
+    first: int
+    count: int
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Tokens `first` to `last` of a slot, layers `layer_first` to `layer_last`, in a region.
+
+    `slot` is the slot's place in the region, in tokens, always at a block's boundary.
+    """
+
+    region: str
+    slot: int
+    first: int
+    last: int
+    layer_first: int
+    layer_last: int
+
+    def tokens(self, first: int, last: int) -> "Span":
+        """The same slot and layers, other tokens."""
+        return msgspec.structs.replace(self, first=first, last=last)
+
+    def layer(self, layer: int) -> "Span":
+        """The same tokens, one layer: the Layer Blocks of DualPath's appendix A.5."""
+        return msgspec.structs.replace(self, layer_first=layer, layer_last=layer + 1)
+
+
+def blocks(tokens: int, block_tokens: int) -> int:
+    """Whole blocks in `tokens`."""
+    return tokens // block_tokens
+
+
+def round_up(tokens: int, block_tokens: int) -> int:
+    """`tokens`, up to a block's boundary."""
+    return -(-tokens // block_tokens) * block_tokens
+
+
+class Slots:
+    """First-fit slots of a region of `capacity` tokens; each slot is whole blocks, contiguous."""
+
+    def __init__(self, capacity: int, block_tokens: int) -> None:
+        self.capacity = capacity // block_tokens * block_tokens
+        self._block_tokens = block_tokens
+        self._free: list[tuple[int, int]] = [(0, self.capacity)]  # (start, length), by start
+        self._held: dict[int, int] = {}
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens not held by any slot; they need not be contiguous."""
+        return self.capacity - sum(self._held.values())
+
+    def take(self, tokens: int) -> int | None:
+        """The place of a new slot for `tokens`, or None while none fits."""
+        need = round_up(tokens, self._block_tokens)
+        if need > self.capacity:
+            raise CapacityError(
+                f"a request needs {need} tokens of a memory that holds {self.capacity}; "
+                "give the profile more of it or shorten the workload's contexts"
+            )
+        for index, (start, length) in enumerate(self._free):
+            if length >= need:
+                rest = [(start + need, length - need)] if length > need else []
+                self._free[index : index + 1] = rest
+                self._held[start] = need
+                return start
+        return None
+
+    def give(self, slot: int) -> None:
+        """Free a slot and join it to its free neighbours."""
+        length = self._held.pop(slot)
+        spans = sorted([*self._free, (slot, length)])
+        joined: list[tuple[int, int]] = []
+        for start, size in spans:
+            if joined and joined[-1][0] + joined[-1][1] == start:
+                joined[-1] = (joined[-1][0], joined[-1][1] + size)
+            else:
+                joined.append((start, size))
+        self._free = joined

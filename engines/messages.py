@@ -1,0 +1,241 @@
+"""What hosts say to each other, in the order of a turn's life. All in target units.
+
+Notes ride on writes (doorbells) and arrive with the data; the rest are plain messages.
+"""
+
+import msgspec
+
+from engines.kv import Extent, Span
+from scheduler.types import Decision, EngineReport, NodeReport, Request, Side
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Client to scheduler: a turn. `content` is opaque to everything but compute and digests.
+
+    `context` says where in storage the hit blocks lie; `chain` is where new blocks go.
+    """
+
+    request: Request
+    content: bytes
+    context: tuple[Extent, ...]
+    chain: int
+
+
+class Assign(msgspec.Struct, frozen=True, tag="assign"):
+    """Scheduler to the turn's prefill engine, decode engine and both buffers."""
+
+    decision: Decision
+    turn: Submit
+
+
+class Granted(msgspec.Struct, frozen=True, tag="granted"):
+    """DE buffer to PE: the turn has its slot in the DE buffer, for its whole prompt."""
+
+    request: int
+    slot: Span
+
+
+class Read(msgspec.Struct, frozen=True, tag="read"):
+    """Buffer to storage: write these extents into my slot."""
+
+    request: int
+    extents: tuple[Extent, ...]
+    into: Span
+
+
+class ReadDone(msgspec.Struct, frozen=True, tag="read-done"):
+    """Storage to buffer, doorbell of the read's write: the Full Blocks are in place."""
+
+    request: int
+    span: Span
+
+
+class ReadDigests(msgspec.Struct, frozen=True, tag="read-digests"):
+    """Storage to buffer, on the management network: the digests, or why there are none."""
+
+    request: int
+    span: Span
+    digests: bytes
+    error: str = ""
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """A buffer to PE: these hit blocks of the prompt are in my DRAM, checked."""
+
+    request: int
+    side: Side
+    slot: Span
+    first: int
+    last: int
+
+
+class Pull(msgspec.Struct, frozen=True, tag="pull"):
+    """PE to a buffer: write what you loaded, layer by layer, into this slot of my HBM."""
+
+    request: int
+    source: Span
+    into: Span
+    first: int
+    last: int
+
+
+class LayerLoaded(msgspec.Struct, frozen=True, tag="layer-loaded"):
+    """Buffer to PE, doorbell: hit tokens `first` to `last` of one layer are in HBM."""
+
+    request: int
+    layer: int
+    first: int
+    last: int
+
+
+class LayerDone(msgspec.Struct, frozen=True, tag="layer-done"):
+    """PE to DE buffer, doorbell: `tokens` tokens of one layer's KV.
+
+    The final one, of the last layer, brings what the prefill generated: the first token.
+    """
+
+    request: int
+    layer: int
+    tokens: int
+    final: bool = False
+    content: bytes = b""
+
+
+class FirstToken(msgspec.Struct, frozen=True, tag="first-token"):
+    """PE to client: the prefill is over; the time is the end of its forward."""
+
+    request: int
+    at_s: float
+
+
+class Admit(msgspec.Struct, frozen=True, tag="admit"):
+    """DE buffer to DE: the whole prompt is here; where in HBM may it go?
+
+    `content` is the prompt's, `first` what the prefill generated.
+    """
+
+    request: int
+    content: bytes
+    first: bytes
+
+
+class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
+    """DE to DE buffer: the slot in HBM, for prompt and generation."""
+
+    request: int
+    slot: Span
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """DE buffer to DE, doorbell of the H2D write: decode may begin."""
+
+    request: int
+
+
+class Append(msgspec.Struct, frozen=True, tag="append"):
+    """DE to DE buffer, doorbell: generated blocks completed; persist them.
+
+    `content` is the whole sequence's content so far; `first_block` counts from position 0.
+    """
+
+    request: int
+    chain: int
+    first_block: int
+    count: int
+    span: Span
+    content: bytes
+
+
+class Persist(msgspec.Struct, frozen=True, tag="persist"):
+    """Buffer to storage, doorbell: keep these blocks, whose digests these are."""
+
+    request: int
+    extent: Extent
+    span: Span
+    digests: bytes
+
+
+class Persisted(msgspec.Struct, frozen=True, tag="persisted"):
+    """Storage to buffer, then buffer to DE: a restart of storage would find these blocks."""
+
+    request: int
+    extent: Extent
+    span: Span
+
+
+class TurnDone(msgspec.Struct, frozen=True, tag="turn-done"):
+    """DE to client and scheduler: the last token is out and every full block is in storage.
+
+    `content` is what was generated. Times are target seconds.
+    """
+
+    request: int
+    content: bytes
+    decode_start_s: float
+    second_token_s: float
+    last_token_s: float
+    kv_fingerprint: str = ""
+
+
+class TurnFailed(msgspec.Struct, frozen=True, tag="turn-failed"):
+    """Anyone to everyone on the turn: it ends here, for this reason."""
+
+    request: int
+    reason: str
+
+
+class Report(msgspec.Struct, frozen=True, tag="report"):
+    """Member to its group's leader, and leader to the scheduler: what its parts hold."""
+
+    group: str
+    engines: tuple[EngineReport, ...]
+    nodes: tuple[NodeReport, ...]
+
+
+class Join(msgspec.Struct, frozen=True, tag="join"):
+    """Engine to its group: I start step `step` and need `layer_s` for each of its layers."""
+
+    step: int
+    layer_s: float
+
+
+class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
+    """Engine to its group, class MODEL: I am through layer `layer` of step `step`.
+
+    `load` stands for the activations that the all-to-all carries.
+    """
+
+    step: int
+    layer: int
+    load: bytes
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Client to every host: the workload is over; finish, write your account, and leave."""
+
+
+Message = (
+    Submit
+    | Assign
+    | Granted
+    | Read
+    | ReadDone
+    | ReadDigests
+    | Loaded
+    | Pull
+    | LayerLoaded
+    | LayerDone
+    | FirstToken
+    | Admit
+    | Admitted
+    | Start
+    | Append
+    | Persist
+    | Persisted
+    | TurnDone
+    | TurnFailed
+    | Report
+    | Join
+    | Barrier
+    | Drain
+)

@@ -1,0 +1,381 @@
+"""One TCP connection of the transport: frames out, frames in, payloads straight into pools.
+
+The dialler sends HELLO, WRITE, MESSAGE and CLOSING; the accepting host answers ACK and CLOSING.
+"""
+
+import asyncio
+import time
+from typing import Protocol, cast
+
+import anyio
+
+from engines.errors import TransferError
+from engines.messages import Message
+from engines.real import frames
+from engines.real.frames import ALL_LAYERS, CLASSES, HEADER_BYTES, Doorbell, Header, Kind, Order
+from engines.real.pool import KvPool
+from engines.seams.transport import TrafficClass
+
+SCRATCH_BYTES = 64 << 10
+# Several layers' writes may queue before senders wait; each queued byte is only referenced.
+WRITE_QUEUE_BYTES = 4 << 20
+FROM_DIALLER = (Kind.HELLO, Kind.WRITE, Kind.MESSAGE, Kind.CLOSING)
+FROM_ACCEPTOR = (Kind.ACK, Kind.CLOSING)
+
+
+class Host(Protocol):
+    """What a connection asks of the transport that it belongs to."""
+
+    host: str
+    run_id: int
+    epoch: int
+    counts: dict[str, int]
+
+    def pool(self, region: str) -> KvPool:
+        """The registered region; TransferError if there is none of that name."""
+        ...
+
+    def greeted(self, peer: str) -> None:
+        """A peer opened a connection; TransferError if the directory does not know it."""
+        ...
+
+    def deliver(self, peer: str, message: Message) -> float:
+        """Queue a message for `receive`; returns the target time of its arrival."""
+        ...
+
+    def parted(self, peer: str) -> None:
+        """A peer said goodbye."""
+        ...
+
+    def lost(self, connection: "Connection", error: TransferError | None) -> None:
+        """A connection is over; without a goodbye, `error` says so."""
+        ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A protocol of one peer and traffic class; `peer` is known from the start if we dial."""
+
+    def __init__(self, host: Host, traffic_class: TrafficClass, peer: str = "") -> None:
+        self._host = host
+        self._class = traffic_class
+        self._bytes_sent = f"bytes_sent_{traffic_class}"
+        self._class_index = CLASSES.index(traffic_class)
+        self._dialled = bool(peer)
+        self.peer = peer
+        self._sequence = 0  # of the last frame that the dialler sent, seen from either end
+        self._unacknowledged: dict[int, asyncio.Future[float]] = {}
+        self._open = self._farewell = False
+        self._fault: TransferError | None = None
+        self.closed = anyio.Event()
+        self._drained: anyio.Event | None = None
+        self._scratch = bytearray(SCRATCH_BYTES)
+        self._start = self._end = 0
+        self._staging = memoryview(bytearray())
+        self._sink: memoryview | None = None
+        self._filled = 0
+        self._arriving: tuple[Header, Doorbell] | None = None
+
+    # Sending
+
+    @property
+    def usable(self) -> bool:
+        """Whether frames can still leave."""
+        return self._open and not self._farewell and not self._transport.is_closing()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the peer takes less than we send."""
+        return self._drained is not None
+
+    async def writable(self) -> None:
+        """Wait until the queue to the kernel is short again, or the connection is lost."""
+        while self._drained is not None:
+            await self._drained.wait()
+
+    def hello(self) -> None:
+        """Say who dials; before anything else."""
+        self._emit(Kind.HELLO, frames.encode(frames.Hello(self._host.host)))
+
+    def message(self, note: bytes, request: int) -> None:
+        """Queue a plain message."""
+        self._emit(Kind.MESSAGE, note, request)
+        self._host.counts["messages"] += 1
+
+    def write(
+        self, note: bytes, request: int, layer: int, payload: memoryview | bytes, order: Order
+    ) -> tuple[int, asyncio.Future[float]]:
+        """Queue a write; the future brings its arrival time, the number serves `abandon`."""
+        self._emit(Kind.WRITE, note, request, layer, payload, order)
+        self._host.counts["writes"] += 1
+        self._host.counts["payload_bytes"] += len(payload)
+        future = asyncio.get_running_loop().create_future()
+        self._unacknowledged[self._sequence] = future
+        return self._sequence, future
+
+    def abandon(self, sequence: int) -> None:
+        """Nobody waits for this write any more: cut the connection unless it has arrived.
+
+        What is queued refers to memory that its owner now gives away; sent later, it would
+        carry another request's bytes into a span that is no longer the request's.
+        """
+        if self._unacknowledged.pop(sequence, None) is not None and self.usable:
+            self._cut(
+                TransferError(
+                    f"connection {self} was cut: write {sequence} was given up unacknowledged; "
+                    "repeat what else was under way on it"
+                )
+            )
+
+    def end(self) -> None:
+        """Say goodbye and hang up once everything queued has left; `closed` tells when."""
+        if not self.usable:
+            return
+        self._emit(Kind.CLOSING, b"")
+        self._farewell = True
+        if self._dialled:
+            self._transport.write_eof()  # the peer still acknowledges what it receives before it
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Hang up at once."""
+        self._farewell = True
+        if self._open:
+            self._transport.abort()
+
+    def _emit(
+        self,
+        kind: Kind,
+        note: bytes,
+        request: int = -1,
+        layer: int = ALL_LAYERS,
+        payload: memoryview | bytes = b"",
+        order: Order = Order.ROWS,
+        acknowledged: int = 0,
+    ) -> None:
+        if not self.usable:
+            raise TransferError(f"connection {self} is lost; look for the end of its peer")
+        if self._dialled:
+            self._sequence += 1
+        header = frames.pack(
+            kind, self._class_index, order, self._host.run_id, self._host.epoch, request, layer,
+            time.monotonic_ns(), acknowledged or self._sequence, len(note), len(payload),
+        )  # fmt: skip
+        if payload:
+            self._transport.writelines((header, note, payload))
+        else:
+            self._transport.write(header + note)
+        counts = self._host.counts
+        counts["frames_sent"] += 1
+        counts[self._bytes_sent] += HEADER_BYTES + len(note) + len(payload)
+
+    # Callbacks of the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport and bound its queue."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_QUEUE_BYTES)
+        self._open = True
+
+    def pause_writing(self) -> None:
+        """The queue is long: senders wait."""
+        self._drained = anyio.Event()
+
+    def resume_writing(self) -> None:
+        """The queue is short again."""
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+
+    def eof_received(self) -> bool:
+        """The peer sends nothing more; flush acknowledgements and hang up."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what was under way; tell the transport unless the end was announced."""
+        reason = self._fault
+        partial = self._end > self._start or self._sink is not None
+        if reason is None and (partial or not self._farewell):
+            how = "in the middle of a frame" if partial else "without a goodbye"
+            reason = TransferError(
+                f"connection {self} ended {how} ({exc or 'end of stream'}); "
+                "its peer died or cut it, see that host's log"
+            )
+        over = reason or TransferError(f"connection {self} closed before the acknowledgement")
+        for future in self._unacknowledged.values():
+            if not future.done():
+                future.set_exception(over)
+        self._unacknowledged.clear()
+        self._open = False
+        self.closed.set()
+        self.resume_writing()
+        # A peer that never said a word, like a port probe, is no loss.
+        silent = not self.peer and not partial
+        self._host.lost(self, None if self._fault or silent else reason)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where the kernel may put the next bytes: the rest of a payload, or the scratch."""
+        # typeshed asks for a bytearray; the loops take any writable buffer.
+        if self._sink is not None:
+            return cast(bytearray, self._sink[self._filled :])
+        return cast(bytearray, memoryview(self._scratch)[self._end :])
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has arrived; any error ends the connection and surfaces in `receive`."""
+        try:
+            if self._sink is None:
+                self._end += nbytes
+            else:
+                self._filled += nbytes
+                if self._filled < len(self._sink):
+                    return
+                self._arrived()
+            self._parse()
+        except TransferError as error:
+            self._refuse(error)
+        except Exception as error:  # a callback's exception would vanish in the loop's log
+            self._refuse(TransferError(f"{type(error).__name__} while receiving: {error}"))
+
+    # Receiving
+
+    def _parse(self) -> None:
+        while self._sink is None:
+            have = self._end - self._start
+            if have < HEADER_BYTES:
+                return self._make_room(HEADER_BYTES)
+            header = frames.unpack(self._scratch, self._start)
+            self._check_origin(header)
+            need = HEADER_BYTES + header.note_bytes
+            if have < need:
+                return self._make_room(need)
+            note = memoryview(self._scratch)[self._start + HEADER_BYTES : self._start + need]
+            self._start += need
+            self._host.counts["frames_received"] += 1
+            self._dispatch(header, note)
+
+    def _make_room(self, need: int) -> None:
+        """Move what is there to the front of a scratch that holds `need` bytes."""
+        if self._start == self._end and need <= len(self._scratch):
+            self._start = self._end = 0
+            return
+        rest = self._scratch[self._start : self._end]
+        if need > len(self._scratch):
+            self._scratch = bytearray(need)
+        self._scratch[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
+    def _check_origin(self, header: Header) -> None:
+        host = self._host
+        if header.run_id != host.run_id:
+            raise TransferError(
+                f"frame of run {header.run_id} reached a host of run {host.run_id}; "
+                "give the runs different addresses or port bases"
+            )
+        if header.epoch != host.epoch:
+            raise TransferError(
+                f"frame of epoch {header.epoch} reached epoch {host.epoch} of run {host.run_id}; "
+                "a stale writer is fenced off"
+            )
+        if header.traffic_class != self._class_index:
+            raise TransferError(
+                f"frame of class {CLASSES[header.traffic_class]} came over the connection of "
+                f"class {self._class}"
+            )
+        if header.kind not in (FROM_ACCEPTOR if self._dialled else FROM_DIALLER):
+            raise TransferError(f"{Kind(header.kind).name} came from the wrong end")
+        if not self.peer and header.kind != Kind.HELLO:
+            raise TransferError(f"{Kind(header.kind).name} came before HELLO")
+        if not self._dialled and header.sequence != self._sequence + 1:
+            raise TransferError(f"frame {header.sequence} followed frame {self._sequence}")
+
+    def _dispatch(self, header: Header, note: memoryview) -> None:
+        if not self._dialled:
+            self._sequence = header.sequence
+        match header.kind:
+            case Kind.ACK:
+                self._acknowledge(header, note)
+            case Kind.MESSAGE:
+                self._host.deliver(self.peer, frames.decode_message(note))
+            case Kind.WRITE:
+                self._begin(header, frames.decode_doorbell(note))
+            case Kind.HELLO:
+                peer = frames.decode_hello(note).host
+                self._host.greeted(peer)
+                self.peer = peer
+            case _:
+                self._farewell = True
+                self._host.parted(self.peer)
+
+    def _acknowledge(self, header: Header, note: memoryview) -> None:
+        future = self._unacknowledged.pop(header.sequence, None)
+        if future is None:
+            raise TransferError(f"acknowledgement of write {header.sequence}, which is not open")
+        self._host.counts["acks"] += 1
+        if not future.done():
+            future.set_result(frames.decode_arrival(note))
+
+    def _begin(self, header: Header, bell: Doorbell) -> None:
+        """Find the payload's place and take the part of it that lies in the scratch already."""
+        self._arriving = header, bell
+        self._sink = self._place(header, bell)
+        size = header.payload_bytes
+        self._filled = min(size, self._end - self._start)
+        self._sink[: self._filled] = memoryview(self._scratch)[
+            self._start : self._start + self._filled
+        ]
+        self._start += self._filled
+        if self._filled == size:
+            self._arrived()
+        else:
+            self._start = self._end = 0
+
+    def _place(self, header: Header, bell: Doorbell) -> memoryview:
+        pool, target = self._host.pool(bell.target.region), bell.target
+        frames.check_span(pool.layout, target)
+        size = pool.layout.span_bytes(target)
+        if header.payload_bytes != size:
+            raise TransferError(
+                f"a write of request {header.request} brings {header.payload_bytes} bytes for "
+                f"{target}, which holds {size}"
+            )
+        view = pool.view(target) if size else None  # it also checks the bounds
+        if header.order == Order.BLOCKS and size:
+            if view is None:
+                raise TransferError(f"a write brings whole blocks for {target}, which has none")
+            return view
+        if size > len(self._staging):
+            self._staging = memoryview(bytearray(size))
+        return self._staging[:size]
+
+    def _arrived(self) -> None:
+        """The payload is complete: put it in place, ring the doorbell, acknowledge."""
+        assert self._sink is not None and self._arriving is not None
+        (header, bell), sink = self._arriving, self._sink
+        self._sink = self._arriving = None
+        if header.order == Order.ROWS and header.payload_bytes:
+            self._host.pool(bell.target.region).scatter(bell.target, sink)
+        arrived_s = self._host.deliver(self.peer, bell.message)
+        if self.usable:
+            self._emit(
+                Kind.ACK,
+                frames.encode_arrival(arrived_s),
+                request=header.request,
+                layer=header.layer,
+                acknowledged=header.sequence,
+            )
+
+    def _refuse(self, error: TransferError) -> None:
+        surfaced = TransferError(f"connection {self}: {error}")
+        surfaced.__cause__ = error
+        self._sink = None
+        self._cut(surfaced)
+        self._host.lost(self, surfaced)
+
+    def _cut(self, reason: TransferError) -> None:
+        self._fault = reason
+        self._transport.abort()
+
+    def __str__(self) -> str:
+        peer, here = self.peer or "an unknown peer", self._host.host
+        ends = f"{here} -> {peer}" if self._dialled else f"{peer} -> {here}"
+        return f"{ends} ({self._class})"

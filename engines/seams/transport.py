@@ -1,0 +1,77 @@
+"""The transport's seam: RDMA-shaped writes between regions, and messages.
+
+A region is registered memory that holds KV in the Full Block layout. A write moves the
+tokens and layers of one span into a span of a peer's region and rings one doorbell there: the
+note, delivered once the data lies in place. All bytes of a span stay behind this seam.
+"""
+
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from engines.kv import Span
+from engines.messages import Message
+
+
+class TrafficClass(StrEnum):
+    """Classes on the wire and their DSCP marks (RFC 2474; design.md section 2)."""
+
+    MODEL = "model"  # EF, 46: collectives
+    KV = "kv"  # CS1, 8: cache
+    CTRL = "ctrl"  # CS6, 48: control
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Source and target spans hold the same number of tokens and layers, token by token."""
+
+    source: Span
+    target: Span
+    note: Message
+    request: int
+    traffic_class: TrafficClass = TrafficClass.KV
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A message or a doorbell's note, as it arrived."""
+
+    sender: str
+    message: Message
+    arrived_s: float
+
+
+class Transport(Protocol):
+    """One host's end of every connection; peers are host names."""
+
+    host: str
+
+    async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
+        """Move a span; returns the target time at which the peer had it in place.
+
+        Returns only after the peer's acknowledgement, so the source may be reused then.
+        Raises DeadlineExceeded after `deadline_s` target seconds, TransferError if the
+        connection is lost.
+        """
+        ...
+
+    async def send(
+        self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
+    ) -> None:
+        """Hand a message to the connection; messages to one peer in one class stay in order."""
+        ...
+
+    async def receive(self) -> Delivery:
+        """The next message or doorbell, in order of arrival."""
+        ...
+
+    def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
+        """Digests, 8 bytes a block, of whole blocks: each binds the block's key and its bytes.
+
+        `content` is the prompt's opaque content from position 0 on; `first_block` is the
+        number, in the prompt, of the span's first block.
+        """
+        ...
+
+    def check(self, span: Span, content: bytes, first_block: int, digests: bytes) -> None:
+        """Raise KvDigestMismatch, naming the block, unless `seal` would give `digests`."""
+        ...

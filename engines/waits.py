@@ -1,0 +1,67 @@
+"""What engines wait for: a value that a message brings, and room in a memory."""
+
+from typing import Generic, TypeVar
+
+import anyio
+
+from engines.errors import EngineError
+from engines.kv import Slots
+from engines.seams.clock import Clock
+
+T = TypeVar("T")
+
+
+class Awaited(Generic[T]):
+    """A value set once, perhaps before anybody waits for it: data may overtake control."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._event = anyio.Event()
+        self._value: T | None = None
+
+    def set(self, value: T) -> None:
+        """Hand over the value; a second one is a protocol error."""
+        if self._event.is_set():
+            raise EngineError(f"{self._what} arrived twice; a peer repeats itself")
+        self._value = value
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the value is here."""
+        return self._event.is_set()
+
+    async def wait(self, clock: Clock, deadline_s: float) -> T:
+        """The value; DeadlineExceeded names it if it is not here after `deadline_s`."""
+        if not self._event.is_set():
+            with clock.deadline(deadline_s, self._what):
+                await self._event.wait()
+        assert self._value is not None
+        return self._value
+
+
+class Arena:
+    """Slots of one memory, handed out first come, first served; who does not fit waits."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._turnstile = anyio.Lock()
+        self._freed = anyio.Event()
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that no slot holds."""
+        return self._slots.free_tokens
+
+    async def take(self, tokens: int) -> int:
+        """A slot for `tokens`; waits behind everybody who asked earlier."""
+        async with self._turnstile:
+            while (slot := self._slots.take(tokens)) is None:
+                self._freed = anyio.Event()
+                await self._freed.wait()
+            return slot
+
+    def give(self, slot: int) -> None:
+        """Free a slot and wake whoever stands first in line."""
+        self._slots.give(slot)
+        self._freed.set()

@@ -1,0 +1,45 @@
+"""`dualpath`: the paper's scheduler (DualPath sections 6.2 to 6.5)."""
+
+from collections.abc import Iterator
+
+from scheduler import path
+from scheduler.cluster import Cluster
+from scheduler.decode import DecodeQueue
+from scheduler.policy import Placement, Traits
+from scheduler.prefill import PrefillQueue
+from scheduler.types import ReadExtent, Request, Side
+
+
+class DualPath:
+    """Algorithm 1 for PEs, two levels for DEs, and the side with the shorter read queue."""
+
+    # 0.3 s of one GPU over all layers: the paper leaves open whether it is meant per layer.
+    traits = Traits(layerwise=True, quota_s=0.3)
+
+    def __init__(self) -> None:
+        self._prefill = PrefillQueue()
+        self._decode = DecodeQueue()
+
+    def arrived(self, cluster: Cluster, request: Request) -> Iterator[Placement]:
+        """Queue a request for both sides; groups fetch it."""
+        self._prefill.push(request)
+        self._decode.push(request)
+        yield from ()
+
+    def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+        """Place waiting requests on the fetching group."""
+        if cluster.groups[group].side is Side.PE:
+            return self._prefill.fetch(cluster, group)
+        return self._decode.fetch(cluster, group)
+
+    def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
+        """All hits on the side whose node has less to read."""
+        return path.whole(cluster, request, path.shorter_queue(cluster, pe, de))
+
+    def ended(self, request_id: int) -> None:
+        """Forget a request that failed while it waited."""
+        self._prefill.drop(request_id)
+        self._decode.drop(request_id)
+
+
+POLICY = DualPath

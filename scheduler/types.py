@@ -1,0 +1,125 @@
+"""The words between engines and scheduler: events in, decisions out.
+
+Everything is in target units: real tokens, real seconds, real bytes. Each event carries
+its time, so a scheduler needs no clock.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Side(StrEnum):
+    """The side of the cluster whose storage NIC reads a request's KV."""
+
+    PE = "pe"
+    DE = "de"
+
+
+class EngineSpec(msgspec.Struct, frozen=True):
+    """One GPU as the scheduler knows it; a folded process stands for several of these.
+
+    `name` is `<node>/<lane>`; `hbm_tokens` is what fits into its HBM free for KV.
+    """
+
+    name: str
+    side: Side
+    node: str
+    group: str
+    hbm_tokens: int
+
+
+class ClusterSpec(msgspec.Struct, frozen=True):
+    """What does not change during a run.
+
+    `alpha_tokens` is what one node's storage path reads in 3 s, `beta_tokens` what one GPU
+    processes in 5 s (both profiled; DualPath section 6.2).
+    """
+
+    engines: tuple[EngineSpec, ...]
+    block_tokens: int
+    alpha_tokens: int
+    beta_tokens: int
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One turn of an agent: `hit_tokens` (whole blocks) are in storage, the rest is computed."""
+
+    id: int
+    agent: int
+    turn: int
+    prompt_tokens: int
+    hit_tokens: int
+    generate_tokens: int
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that the turn holds in decode HBM at its end."""
+        return self.prompt_tokens + self.generate_tokens
+
+
+class EngineReport(msgspec.Struct, frozen=True):
+    """What one engine holds: unfinished requests, their tokens, and free HBM in tokens.
+
+    `seen` is the last decision that this report includes: what was assigned after it is
+    still on its way, and the scheduler adds it itself.
+    """
+
+    engine: str
+    requests: int
+    tokens: int
+    free_hbm_tokens: int
+    seen: int
+
+
+class NodeReport(msgspec.Struct, frozen=True):
+    """A node's storage-read queue, in tokens not yet arrived; `seen` as in EngineReport."""
+
+    node: str
+    read_queue_tokens: int
+    seen: int
+
+
+class Arrived(msgspec.Struct, frozen=True, tag="arrived"):
+    """A client submitted a request."""
+
+    now_s: float
+    request: Request
+
+
+class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
+    """A group's leader pulls work and reports what its engines and their nodes hold."""
+
+    now_s: float
+    group: str
+    engines: tuple[EngineReport, ...]
+    nodes: tuple[NodeReport, ...]
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """A request reached its terminal state: done, or failed for a reason."""
+
+    now_s: float
+    request_id: int
+    reason: str = "done"
+
+
+Event = Arrived | Fetch | Ended
+
+
+class ReadExtent(msgspec.Struct, frozen=True):
+    """Blocks `first` to `first + count` of the prompt are read on `side`."""
+
+    side: Side
+    first: int
+    count: int
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Where a request is prefilled, decoded, and which side reads which blocks of it."""
+
+    seq: int
+    request_id: int
+    pe: str
+    de: str
+    reads: tuple[ReadExtent, ...]

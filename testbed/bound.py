@@ -1,0 +1,117 @@
+"""What a cluster could do at most, and which of its parts says so. Target turns per second.
+
+Each term is one resource kept busy all the time by the workload's mean turn, with hits rounded
+to whole blocks; queueing, imbalance and pipeline fill are not in it, so a run stays below.
+"""
+
+from enum import StrEnum
+from statistics import fmean
+
+import msgspec
+
+from scheduler.policies.static_split import StaticSplit
+from scheduler.policy import Policy
+from testbed.cluster import decode_lane_tokens
+from testbed.results.schema import Bound
+from testbed.spec import Experiment
+from testbed.workload import Load, Workload
+
+
+class Reads(StrEnum):
+    """How a policy spreads reads over storage NICs."""
+
+    PE = "pe"  # prefill nodes in turn, as `basic`: the slowest of them sets the pace
+    BOTH = "both"  # every node by its rate, as shorter queues do
+    EQUAL = "equal"  # every node the same number, as a fixed rotation does
+
+
+class _Mean(msgspec.Struct, frozen=True):
+    """The mean turn: H and m of DualPath section 3 in bytes, times in seconds."""
+
+    hit_bytes: float
+    miss_bytes: float
+    gpu_s: float
+    decode_s: float
+    held_token_s: float
+
+
+def reads_of(policy: Policy) -> Reads:
+    """How a policy spreads its reads; an unknown layerwise one gets the benefit of the doubt."""
+    if not policy.traits.layerwise:
+        return Reads.PE
+    return Reads.EQUAL if isinstance(policy, StaticSplit) else Reads.BOTH
+
+
+def bound(experiment: Experiment, workload: Workload, policy: Policy) -> Bound:
+    """The smallest of all terms for a policy, and which resource it stands for."""
+    mean = _mean(experiment, workload.loads)
+    snic_turns_per_s, de_share = _storage(experiment, reads_of(policy), mean)
+    cluster = experiment.cluster
+    hbm_tokens = decode_lane_tokens(experiment) * cluster.gpus_per_node * cluster.decode_nodes
+    terms = {
+        "pe-compute": cluster.prefill_nodes * cluster.gpus_per_node / mean.gpu_s,
+        "snic": snic_turns_per_s,
+        "cnic": _cnics(experiment, mean, de_share),
+        "dram": _dram(experiment, mean, de_share),
+        "de-hbm": _per_s(hbm_tokens, mean.held_token_s),
+        "agents": len(workload.agents) / _unloaded_s(experiment, mean),
+    }
+    binds = min(terms, key=terms.__getitem__)
+    return Bound(terms[binds], binds, terms)
+
+
+def _mean(experiment: Experiment, turns: list[Load]) -> _Mean:
+    model = experiment.model
+
+    def decode_s(load: Load) -> float:
+        return (load.generate_tokens - 1) * model.tpot_s  # the prefill gives the first token
+
+    return _Mean(
+        hit_bytes=fmean(load.hit_tokens for load in turns) * model.kv_bytes_per_token,
+        miss_bytes=fmean(load.computed_tokens for load in turns) * model.kv_bytes_per_token,
+        gpu_s=fmean(model.prefill_gpu_s(load.hit_tokens, load.computed_tokens) for load in turns),
+        decode_s=fmean(decode_s(load) for load in turns),
+        held_token_s=fmean(load.context_tokens * decode_s(load) for load in turns),
+    )
+
+
+def _storage(experiment: Experiment, reads: Reads, mean: _Mean) -> tuple[float, float]:
+    """Turns/s of the storage NICs, and the share of reads that decode nodes get."""
+    pe = [experiment.snic_bytes_per_s(node) for node in experiment.cluster.prefill]
+    de = [experiment.snic_bytes_per_s(node) for node in experiment.cluster.decode]
+    if reads is Reads.PE:
+        return _per_s(len(pe) * min(pe), mean.hit_bytes), 0.0
+    if reads is Reads.EQUAL:
+        nodes = len(pe) + len(de)
+        return _per_s(nodes * min(pe + de), mean.hit_bytes), len(de) / nodes
+    return _per_s(sum(pe + de), mean.hit_bytes), sum(de) / sum(pe + de)
+
+
+def _cnics(experiment: Experiment, mean: _Mean, de_share: float) -> float:
+    """The busiest direction of compute NICs, PCIe ports and uplinks, all g x CNIC a node."""
+    hit, miss = mean.hit_bytes, mean.miss_bytes
+    node = experiment.node_cnic_bytes_per_s
+    pe_out = (1 - de_share) * hit + miss  # hits of the PE path and all misses, to the DE side
+    de_out = hit + miss + de_share * hit  # H2D, and on the DE path the hits to the PE side
+    pe_turns = experiment.cluster.prefill_nodes * node / max(hit, pe_out)
+    return min(pe_turns, experiment.cluster.decode_nodes * node / de_out)
+
+
+def _dram(experiment: Experiment, mean: _Mean, de_share: float) -> float:
+    """Reads and writes summed: 2H on the PE side, 2(H+m) or 3H+2m on the DE side."""
+    hit, miss = mean.hit_bytes, mean.miss_bytes
+    node = experiment.hardware.dram_bytes_per_s
+    pe_turns = _per_s(experiment.cluster.prefill_nodes * node, 2 * hit * (1 - de_share))
+    de_bytes = 2 * (hit + miss) + de_share * hit
+    return min(pe_turns, experiment.cluster.decode_nodes * node / de_bytes)
+
+
+def _unloaded_s(experiment: Experiment, mean: _Mean) -> float:
+    """A turn alone in the cluster: read at the fastest NIC's rate, prefill, decode."""
+    nodes = (*experiment.cluster.prefill, *experiment.cluster.decode)
+    fastest = max(experiment.snic_bytes_per_s(node) for node in nodes)
+    return mean.hit_bytes / fastest + mean.gpu_s + mean.decode_s
+
+
+def _per_s(rate: float, amount: float) -> float:
+    return rate / amount if amount > 0 else float("inf")

@@ -1,0 +1,30 @@
+"""`testbed compare`: one experiment under several policies, side by side."""
+
+from pathlib import Path
+
+import click
+
+from testbed.cli.options import experiment_options, load, play_and_tell
+
+
+@click.command("compare")
+@experiment_options(require="timing")
+@click.option(
+    "--policies", default="basic,dualpath", show_default=True,
+    help="Names, by commas; speed-ups are over the first.",
+)  # fmt: skip
+def command(
+    experiment: Path,
+    seed: int | None,
+    time_scale: float | None,
+    workload: str | None,
+    settings: tuple[str, ...],
+    require: str,
+    runs: Path,
+    as_json: bool,
+    policies: str,
+) -> int:
+    """Play EXPERIMENT under each policy and say who wins, by how much, and why."""
+    spec, plan = load(experiment, seed, time_scale, workload, settings)
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    return play_and_tell(experiment, spec, plan, names, runs, require, as_json)

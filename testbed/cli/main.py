@@ -1,0 +1,73 @@
+"""The entry point: finds a verb's file when it is called, and turns errors into exit codes.
+
+0 done, 1 the check failed, 2 bad input, 3 inconclusive, 4 this machine cannot, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from scheduler.errors import DualPathError
+from testbed.yamlfile import nearest
+
+VERBS = {
+    "doctor": "Try everything that the emulated world needs of this machine.",
+    "validate": "Check an experiment file; create nothing.",
+    "run": "Play an experiment under one policy.",
+    "compare": "Play an experiment under several policies, and say who wins and why.",
+    "clean": "Remove what runs left on disk.",
+}
+INTERRUPTED = 130
+
+
+class Verbs(click.Group):
+    """Imports a verb only when it is called: some of them need torch, which takes seconds."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Verbs in the order in which they are met."""
+        return list(VERBS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Verbs and what they do, without importing them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The click command of the verb's name in its file; raises UsageError with the nearest verb."""
+        if cmd_name not in VERBS:
+            known = nearest(cmd_name, list(VERBS), "verb")
+            raise click.UsageError(f"no verb {cmd_name!r}; {known}")
+        command: click.Command = getattr(import_module(f"testbed.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=Verbs)
+@click.version_option(package_name="dualpath-testbed")
+def group() -> None:
+    """A whole prefill/decode-disaggregated LLM cluster on one machine, without GPU or root."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. A verb's own code is the number that it returns."""
+    try:
+        result = group.main(
+            args=None if argv is None else list(argv),
+            prog_name="testbed",
+            standalone_mode=False,
+        )
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except DualPathError as error:
+        click.echo(f"testbed: {error}", err=True)
+        return int(getattr(error, "exit_code", 1))
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

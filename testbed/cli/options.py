@@ -1,0 +1,114 @@
+"""Options that run and compare share, and what both do with them."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from testbed.results.picture import show
+from testbed.results.schema import Comparison
+from testbed.results.verdict import FAILED, INCONCLUSIVE
+from testbed.session import play
+from testbed.spec import Experiment, load_experiment
+from testbed.workload import Workload, build_workload
+
+EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
+
+
+def experiment_options(require: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of a command that plays an experiment; `require` is its default verdict."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(
+            [
+                click.argument("experiment", type=click.Path(path_type=Path)),
+                click.option("--seed", type=int, help="Seed of workload and weights."),
+                click.option("--time-scale", type=float, help="Real seconds a target second."),
+                click.option("--workload", help="Kind of workload: fixed or weka."),
+                click.option(
+                    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+                    help="Override a value of the experiment, e.g. hardware.snic_share=0.5.",
+                ),
+                click.option(
+                    "--require", type=click.Choice(["functional", "timing"]), default=require,
+                    show_default=True, help="The verdict that the exit code asks for.",
+                ),
+                click.option(
+                    "--runs", type=click.Path(path_type=Path), default=Path("runs"),
+                    show_default=True, help="Folder for results.",
+                ),
+                click.option("--json", "as_json", is_flag=True, help="Results as JSON."),
+            ]
+        ):  # fmt: skip
+            command = option(command)
+        return functools.wraps(command)(command)
+
+    return decorate
+
+
+def load(
+    path: Path,
+    seed: int | None,
+    time_scale: float | None,
+    workload: str | None,
+    settings: tuple[str, ...],
+) -> tuple[Experiment, Workload]:
+    """The experiment as asked for, and its workload; InputError before anything is created."""
+    overrides = list(settings)
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    if time_scale is not None:
+        overrides.append(f"scale.time_scale={time_scale}")
+    if workload is not None:
+        overrides.append(f"workload.kind={workload}")
+    experiment = load_experiment(path, overrides)
+    return experiment, build_workload(experiment.workload, experiment.seed)
+
+
+def play_and_tell(
+    path: Path,
+    experiment: Experiment,
+    workload: Workload,
+    policies: list[str],
+    runs: Path,
+    require: str,
+    as_json: bool,
+) -> int:
+    """Play, print, and return the exit code that the verdict asks for."""
+    talk = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} turns"),
+        TimeElapsedColumn(),
+        console=talk,
+        disable=not talk.is_terminal,
+    ) as bars:
+        tasks = {policy: bars.add_task(f"{policy}: waiting", total=None) for policy in policies}
+
+        def progress(policy: str, phase: str, done: int, planned: int) -> None:
+            bars.update(tasks[policy], description=f"{policy}: {phase}")
+            if planned:
+                bars.update(tasks[policy], completed=done, total=planned)
+
+        comparison = play(experiment, path.stem, workload, policies, runs, progress)
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
+    else:
+        show(comparison, Console())
+    return exit_code(comparison, require)
+
+
+def exit_code(comparison: Comparison, require: str) -> int:
+    """0, 1 if it is wrong, 3 if timing was asked for and cannot be told."""
+    if comparison.verdict.functional == FAILED:
+        return EXIT_FAILED
+    if require == "timing" and comparison.verdict.timing == INCONCLUSIVE:
+        return EXIT_INCONCLUSIVE
+    return 0

@@ -1,0 +1,109 @@
+"""From an experiment to what its scheduler knows, and what is wrong or odd about it."""
+
+from engines.kv import round_up
+from scheduler.types import ClusterSpec, EngineSpec, Side
+from testbed.errors import InputError
+from testbed.spec import BLOCK_TOKENS, Experiment
+from testbed.workload import Workload
+
+ALPHA_S = 3.0  # of storage reads (DualPath section 6.2)
+BETA_S = 5.0  # of one GPU's time
+
+
+def prefill_lane_tokens(experiment: Experiment) -> int:
+    """KV tokens that one prefill GPU's part of the node's pool holds, in whole blocks."""
+    pool_bytes = experiment.engines.prefill_pool_bytes / experiment.cluster.gpus_per_node
+    return _whole_blocks(experiment, pool_bytes)
+
+
+def decode_lane_tokens(experiment: Experiment) -> int:
+    """KV tokens that one decode GPU holds, in whole blocks."""
+    return _whole_blocks(experiment, experiment.hardware.hbm_kv_bytes_per_gpu)
+
+
+def buffer_tokens(experiment: Experiment) -> int:
+    """KV tokens that a node's DRAM buffer holds, in whole blocks."""
+    return _whole_blocks(experiment, experiment.hardware.dram_buffer_bytes)
+
+
+def group_name(experiment: Experiment, node: str) -> str:
+    """The engine group of a node: `group_nodes` neighbours of one side."""
+    return f"{node[:2]}-group{int(node[2:]) // experiment.cluster.group_nodes}"
+
+
+def cluster_spec(experiment: Experiment, workload: Workload) -> ClusterSpec:
+    """Engines `<node>/<lane>`, and the profiled thresholds in full prompt tokens.
+
+    `alpha_tokens` is 3 s of the slowest node's effective storage NIC, `beta_tokens` is 5 s of
+    one GPU on the workload's mean turn.
+    """
+    cluster, model = experiment.cluster, experiment.model
+    nodes = [(node, Side.PE) for node in cluster.prefill]
+    nodes += [(node, Side.DE) for node in cluster.decode]
+    hbm = {Side.PE: prefill_lane_tokens(experiment), Side.DE: decode_lane_tokens(experiment)}
+    engines = tuple(
+        EngineSpec(f"{node}/{lane}", side, node, group_name(experiment, node), hbm[side])
+        for node, side in nodes
+        for lane in range(cluster.gpus_per_node)
+    )
+    snic = min(experiment.snic_bytes_per_s(node) for node, _ in nodes)
+    mean = workload.averages
+    turn_s = model.prefill_gpu_s(mean.hit_tokens, mean.computed_tokens)
+    return ClusterSpec(
+        engines=engines,
+        block_tokens=BLOCK_TOKENS,
+        alpha_tokens=int(ALPHA_S * snic / model.kv_bytes_per_token),
+        beta_tokens=int(BETA_S / turn_s * mean.prompt_tokens),
+    )
+
+
+def check_fits(experiment: Experiment, workload: Workload) -> None:
+    """Raise InputError unless the workload's longest context fits into every memory."""
+    need = round_up(workload.averages.max_context_tokens, BLOCK_TOKENS)
+    memories = {
+        "a prefill GPU's part of engines.prefill_pool_bytes": prefill_lane_tokens(experiment),
+        "hardware.hbm_kv_bytes_per_gpu": decode_lane_tokens(experiment),
+        "hardware.dram_buffer_bytes": buffer_tokens(experiment),
+    }
+    for name, tokens in memories.items():
+        if need > tokens:
+            raise InputError(
+                f"the workload's longest context is {need} tokens, but {name} holds {tokens}; "
+                "enlarge it or shorten the contexts"
+            )
+
+
+def bottleneck_free(experiment: Experiment) -> tuple[float, float]:
+    """The interval of P/D in which nothing but storage NICs binds (DualPath section 4.2)."""
+    hardware, gpus = experiment.hardware, experiment.cluster.gpus_per_node
+    snic = hardware.snic_bytes_per_s * hardware.snic_share
+    s = snic / hardware.cnic_bytes_per_s
+    low = s / (gpus - s) if gpus > s else float("inf")
+    dram = (hardware.dram_bytes_per_s / snic - 3) / 2
+    return low, min((gpus - 2 * s) / s, (gpus - s) / (2 * s), dram)
+
+
+def warnings(experiment: Experiment) -> list[str]:
+    """What is valid but will not show what DualPath is about; each a sentence."""
+    found = []
+    hardware, cluster = experiment.hardware, experiment.cluster
+    snic = hardware.snic_bytes_per_s * hardware.snic_share
+    worth = experiment.node_cnic_bytes_per_s / snic
+    low, high = bottleneck_free(experiment)
+    if worth < 4:
+        found.append(
+            f"a node's compute NICs are worth {worth:.1f} storage NICs; below 4 they may bind "
+            "before storage does: give nodes more GPUs or faster compute NICs"
+        )
+    ratio = cluster.prefill_nodes / cluster.decode_nodes
+    if low > high:
+        found.append("no P/D is free of bottlenecks besides storage with this hardware")
+    elif not low <= ratio <= high:
+        found.append(
+            f"P/D is {ratio:.2f}, outside {low:.2f} to {high:.2f}, where only storage NICs bind"
+        )
+    return found
+
+
+def _whole_blocks(experiment: Experiment, size_bytes: float) -> int:
+    return int(size_bytes / experiment.model.kv_bytes_per_token) // BLOCK_TOKENS * BLOCK_TOKENS

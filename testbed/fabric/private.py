@@ -1,0 +1,130 @@
+"""A program as PID 1 of private namespaces, which end with whoever started it.
+
+Two ropes hold it. `unshare --kill-child` ends PID 1 when unshare dies, and the end of PID 1
+takes every process, namespace and link with it. The lifeline, a pipe whose only write end is the
+supervisor's, ends PID 1 when the supervisor dies in whatever way.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from types import FrameType
+from typing import IO, Any
+
+from testbed.errors import EnvironmentUnfit
+from testbed.fabric.namespaces import OUTER_NETNS_ENV, current_inode
+
+LIFELINE_ENV = "DUALPATH_LIFELINE_FD"
+PR_SET_PDEATHSIG = 1
+_UNSHARE = "--user --map-root-user --net --mount --pid --fork --mount-proc --kill-child"
+
+
+def private_command(argv: list[str]) -> list[str]:
+    """The command that runs argv as PID 1, uid 0, of new user, net, mount and PID namespaces.
+
+    Raises EnvironmentUnfit without util-linux.
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise EnvironmentUnfit("the command unshare is missing; install the package util-linux")
+    # The program compares this inode with its own before it touches any link.
+    outer = f"{OUTER_NETNS_ENV}={current_inode()}"
+    return [unshare, *_UNSHARE.split(), "--", "/usr/bin/env", outer, *argv]
+
+
+class PrivateProcess:
+    """A running private program; `popen` is its unshare, `close` ends everything."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], lifeline_fd: int) -> None:
+        self.popen = popen
+        self._lifeline_fd = lifeline_fd
+
+    def terminate(self) -> None:
+        """Ask PID 1 to end in good order: the lifeline carries one byte, which is SIGTERM.
+
+        unshare itself ignores SIGTERM, and a bare PID is no safe address for PID 1.
+        """
+        os.write(self._lifeline_fd, b"T")
+
+    def close(self, timeout_s: float = 5.0) -> int:
+        """End what still runs and return the exit code (negative: unshare was killed)."""
+        if self._lifeline_fd >= 0:
+            os.close(self._lifeline_fd)
+            self._lifeline_fd = -1
+        try:
+            return self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            return self.popen.wait(timeout_s)
+
+    def __enter__(self) -> "PrivateProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def start_private(
+    argv: list[str],
+    *,
+    stdout: int | IO[Any] | None = None,
+    stderr: int | IO[Any] | None = None,
+    env: dict[str, str] | None = None,
+) -> PrivateProcess:
+    """Start argv through `private_command`, with a lifeline; argv calls `hold_lifeline` first."""
+    read_fd, write_fd = os.pipe()  # close-on-exec: only the supervisor keeps the write end
+    try:
+        popen = subprocess.Popen(
+            private_command(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env={**(os.environ if env is None else env), LIFELINE_ENV: str(read_fd)},
+            pass_fds=(read_fd,),
+            # Ctrl-C is the supervisor's, which then ends this in good order.
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(write_fd)
+        raise
+    finally:
+        os.close(read_fd)
+    return PrivateProcess(popen, write_fd)
+
+
+def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _watch(fd: int) -> None:
+    while os.read(fd, 1):
+        os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(128 + signal.SIGKILL)
+
+
+def hold_lifeline() -> None:
+    """To be called first by the private program: end with the supervisor, and on SIGTERM.
+
+    The kernel spares PID 1 every signal without a handler, so SIGTERM gets one that raises
+    SystemExit(143). Raises EnvironmentUnfit if the program was not given a lifeline.
+    """
+    value = os.environ.pop(LIFELINE_ENV, None)
+    if value is None or os.getpid() != 1:
+        raise EnvironmentUnfit(
+            f"process {os.getpid()} was not started with a lifeline; "
+            "start it through testbed.fabric.private.start_private"
+        )
+    fd = int(value)
+    os.set_inheritable(fd, False)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    threading.Thread(target=_watch, args=(fd,), name="lifeline", daemon=True).start()
+
+
+def die_with_parent() -> None:
+    """To be called by a host process after its fork: SIGKILL when the forking thread ends."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise EnvironmentUnfit("prctl(PR_SET_PDEATHSIG) was refused; run `testbed doctor`")

@@ -1,0 +1,62 @@
+"""Payload rates of a topology's data links."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from testbed.errors import InputError
+
+if TYPE_CHECKING:
+    from mininet.topo import Topo
+
+MIN_BPS = 100_000.0  # below, one frame takes over 0.1 s and no timing means anything
+
+
+class LinkRates(msgspec.Struct, frozen=True):
+    """Payload rate in bit/s per direction by (host, nic) or (node, "uplink"); None is unshaped."""
+
+    payload_bps: dict[tuple[str, str], float | None]
+
+
+def data_links(topo: "Topo") -> list[tuple[str, str]]:
+    """(owner, nic) of every link that carries KV; the owner of an uplink is its node."""
+    found = []
+    for owner, _, info in topo.links(sort=True, withInfo=True):
+        if info["nic"] == "uplink":
+            found.append((info["intfName1"].removesuffix("-uplink"), "uplink"))
+        elif info["network"] != "mgmt":
+            found.append((owner, info["nic"]))
+    return found
+
+
+def link_rates(
+    topo: "Topo",
+    *,
+    snic_bps: float | None,
+    cnic_bps: float | None,
+    pcie_bps: float | None,
+    uplink_bps: float | None,
+    storage_bps: float | None = None,
+    overrides: Mapping[tuple[str, str], float | None] | None = None,
+) -> LinkRates:
+    """One rate per kind of link, then single links; all payload bit/s, None for unshaped.
+
+    `cnic_bps` is that of one GPU host: g times a CNIC's if the topology is folded. `storage_bps`
+    is that of each storage host. Raises InputError for an unknown link or a rate below 100 kbit/s.
+    """
+    by_nic = {"snic": snic_bps, "cnic": cnic_bps, "pcie": pcie_bps, "uplink": uplink_bps}
+    stores = set(getattr(topo, "storage", ()))
+    rates = {
+        (owner, nic): storage_bps if owner in stores else by_nic[nic]
+        for owner, nic in data_links(topo)
+    }
+    for link, bps in (overrides or {}).items():
+        if link not in rates:
+            known = ", ".join(f"{owner}:{nic}" for owner, nic in rates)
+            raise InputError(f"no data link {link[0]}:{link[1]}; this topology has {known}")
+        rates[link] = bps
+    for (owner, nic), bps in rates.items():
+        if bps is not None and not MIN_BPS <= bps < float("inf"):
+            raise InputError(f"rate of {owner}:{nic} is {bps} bit/s; use at least {MIN_BPS:.0f}")
+    return LinkRates(rates)

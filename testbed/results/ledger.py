@@ -1,0 +1,122 @@
+"""The byte ledger: what each port should have carried, from decisions alone, in closed form.
+
+One line per step of DualPath's Figure 4, each a sum of ports (paper section 3). What the kernel
+counted is compared with it; frames, notes and acknowledgements are the difference.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from engines.real.pool import KvLayout
+from scheduler.types import Decision, Request, Side
+
+Port = tuple[str, str, str]  # host or node, NIC, "rx" or "tx" as its owner sees it
+
+
+class TurnBytes(msgspec.Struct, frozen=True):
+    """Emulated KV bytes of one turn.
+
+    `hit_pe` and `hit_de` are H by the side that read it, `miss` is m, `prompt_blocks` and
+    `generated_blocks` what is persisted of each.
+    """
+
+    hit_pe: int
+    hit_de: int
+    miss: int
+    prompt_blocks: int
+    generated_blocks: int
+
+    @property
+    def hit(self) -> int:
+        """H."""
+        return self.hit_pe + self.hit_de
+
+
+def turn_bytes(request: Request, decision: Decision, layout: KvLayout) -> TurnBytes:
+    """What the turn's KV weighs, from its lengths and its read extents."""
+    block = layout.block_bytes
+    hit = {side: 0 for side in Side}
+    for read in decision.reads:
+        hit[read.side] += read.count * block
+    prompt_blocks = request.prompt_tokens // layout.block_tokens
+    hit_blocks = request.hit_tokens // layout.block_tokens
+    end_blocks = request.context_tokens // layout.block_tokens
+    return TurnBytes(
+        hit[Side.PE],
+        hit[Side.DE],
+        (layout.rows(request.prompt_tokens) - layout.rows(request.hit_tokens)) * layout.row_bytes,
+        (prompt_blocks - hit_blocks) * block,
+        (end_blocks - prompt_blocks) * block,
+    )
+
+
+def turn_ports(
+    turn: TurnBytes, decision: Decision, gpus: Mapping[str, str], storage: str
+) -> Iterable[tuple[Port, int]]:
+    """Every port that the turn crosses, with its bytes; `gpus` maps engines to their hosts."""
+    pe, de = decision.pe.split("/")[0], decision.de.split("/")[0]
+    pe_gpu, de_gpu = gpus[decision.pe], gpus[decision.de]
+    kept = turn.prompt_blocks + turn.generated_blocks
+    # Steps 1-2: storage to the DRAM of the side that reads.
+    yield (storage, "snic", "tx"), turn.hit
+    yield (f"{pe}-buf", "snic", "rx"), turn.hit_pe
+    yield (f"{de}-buf", "snic", "rx"), turn.hit_de
+    # Steps 3-4 (PE path: local) and 3-5 (DE path: straight into prefill HBM), layer by layer.
+    yield (f"{pe}-buf", "pcie", "tx"), turn.hit_pe
+    yield (f"{de}", "uplink", "tx"), turn.hit_de
+    yield (f"{pe}", "uplink", "rx"), turn.hit_de
+    yield (pe_gpu, "cnic", "rx"), turn.hit
+    # Steps 5-7: prefill HBM to the DE buffer; on the DE path only the miss KV.
+    sent = turn.hit_pe + turn.miss
+    yield (pe_gpu, "cnic", "tx"), sent
+    yield (f"{pe}", "uplink", "tx"), sent
+    yield (f"{de}", "uplink", "rx"), sent
+    # Steps 8-9 (6-7 on the DE path): the whole prompt from the DE buffer into decode HBM. The
+    # buffer's port also carries what a DE read sends to the PE, and generated blocks coming back.
+    yield (f"{de}-buf", "pcie", "rx"), sent + turn.generated_blocks
+    yield (f"{de}-buf", "pcie", "tx"), turn.hit_de + turn.hit + turn.miss
+    yield (de_gpu, "cnic", "rx"), turn.hit + turn.miss
+    yield (de_gpu, "cnic", "tx"), turn.generated_blocks
+    # Persistence: new blocks of prompt and generation, each once.
+    yield (f"{de}-buf", "snic", "tx"), kept
+    yield (storage, "snic", "rx"), kept
+
+
+class PortLine(msgspec.Struct, frozen=True):
+    """One direction of one port: what the closed form says and what the kernel counted."""
+
+    port: str
+    expected_bytes: int
+    counted_bytes: int
+
+    @property
+    def error(self) -> float:
+        """Counted over expected, less one; 0 where nothing is expected."""
+        return self.counted_bytes / self.expected_bytes - 1 if self.expected_bytes else 0.0
+
+
+def expected(
+    turns: Iterable[tuple[Request, Decision, int]],
+    layout: KvLayout,
+    gpus: Mapping[str, str],
+    storages: tuple[str, ...],
+) -> Counter[Port]:
+    """Bytes of every port over a run's turns, each with its chain (which names its storage)."""
+    total: Counter[Port] = Counter()
+    for request, decision, chain in turns:
+        weight = turn_bytes(request, decision, layout)
+        for port, count in turn_ports(weight, decision, gpus, storages[chain % len(storages)]):
+            total[port] += count
+    return total
+
+
+def compare(wanted: Counter[Port], counted: Mapping[Port, int]) -> list[PortLine]:
+    """Both sides of the ledger for every data port, by name."""
+    ports = sorted(set(wanted) | set(counted))
+    return [
+        PortLine(f"{host}:{nic}:{way}", wanted.get((host, nic, way), 0), counted.get(port, 0))
+        for port in ports
+        for host, nic, way in [port]
+    ]

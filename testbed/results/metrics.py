@@ -1,0 +1,290 @@
+"""From what hosts and kernel wrote down to the numbers of one policy's run."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from engines.agents import TurnRecord
+from engines.config import DecodeConfig, PrefillConfig, ServiceConfig, StorageConfig
+from engines.prefill import Forward
+from scheduler.types import Decision
+from testbed.bound import Bound
+from testbed.errors import RunFailed
+from testbed.results import ledger
+from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
+from testbed.worlds import account, truth
+from testbed.worlds.account import HostAccount
+from testbed.worlds.plan import LabPlan
+from testbed.worlds.samples import Samples
+
+
+class RunData(msgspec.Struct):
+    """Everything that a run left in its folder."""
+
+    plan: LabPlan
+    accounts: dict[str, HostAccount]
+    samples: Samples
+    truths: list[truth.TurnTruth]
+
+    @property
+    def turns(self) -> list[TurnRecord]:
+        """Every turn as its client saw it."""
+        return self.accounts["agents"].turns
+
+    @property
+    def decisions(self) -> dict[int, Decision]:
+        """The scheduler's decisions by request."""
+        decided = self.accounts["sched"].decided
+        return {entry.decision.request_id: entry.decision for entry in decided}
+
+    @property
+    def engine_hosts(self) -> dict[str, str]:
+        """The host behind each engine name."""
+        for host in self.plan.hosts:
+            if isinstance(host.role, ServiceConfig):
+                return host.role.engine_hosts
+        raise RunFailed("the plan of this run names no scheduler host; run it again")
+
+    @property
+    def storages(self) -> tuple[str, ...]:
+        """The storage hosts' names."""
+        return tuple(h.name for h in self.plan.hosts if isinstance(h.role, StorageConfig))
+
+
+def load(folder: Path) -> RunData:
+    """Read a run's folder."""
+    return RunData(
+        msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan),
+        account.read_all(folder / "accounts"),
+        msgspec.msgpack.decode((folder / "samples.msgpack").read_bytes(), type=Samples),
+        truth.read_all(folder),
+    )
+
+
+def measure(run: RunData, bound: Bound, queue_turns: int) -> PolicyResult:
+    """The result; `queue_turns` waiting turns are what the pipeline itself can hold."""
+    done = [turn for turn in run.turns if turn.done_s and not turn.reason]
+    window = steady_window(run.turns, queue_turns)
+    first_tokens = sum(window[0] < turn.first_token_s <= window[1] for turn in run.turns)
+    throughput = first_tokens / (window[1] - window[0]) if window[1] > window[0] else 0.0
+    snic = _snic_payload_per_s(run, window)
+    nodes = _nodes(run, window, snic)
+    prefill = [shares for name, shares in nodes.items() if name.startswith("pe")]
+    lines = port_lines(run)
+    ttft = spread([turn.first_token_s - turn.submitted_s for turn in done])
+    tpot = spread(
+        [
+            (turn.done_s - turn.decode_start_s) / (turn.request.generate_tokens - 1)
+            for turn in done
+            if turn.request.generate_tokens > 1
+        ]
+    )
+    jct = spread(job_times_s(done))
+    scale = run.plan.world.time_scale
+    cpu = cpu_ms_by_role(run, len(done))
+    return PolicyResult(
+        completed_turns=len(done),
+        failed_turns=_planned(run) - len(done),
+        tokens_checked=sum(truth.tokens_checked for truth in run.truths),
+        tokens_equal=sum(truth.tokens_equal for truth in run.truths),
+        kv_checked=sum(truth.kv_equal is not None for truth in run.truths),
+        kv_equal=sum(truth.kv_equal is True for truth in run.truths),
+        throughput_turns_per_s=throughput,
+        window_s=window,
+        ttft_s=ttft,
+        ttst_s=spread([turn.second_token_s - turn.first_token_s for turn in done]),
+        tpot_s=tpot,
+        jct_s=jct,
+        path_share=path_share(list(run.decisions.values())),
+        snic_utilisation={node: shares.snic for node, shares in nodes.items()},
+        gpu_busy_share=float(np.mean([shares.gpu_busy for shares in prefill])),
+        gpu_waiting_for_kv_share=float(np.mean([s.gpu_waiting_for_kv for s in prefill])),
+        nodes=nodes,
+        bytes={line.port: line.counted_bytes for line in lines},
+        bound=bound,
+        persisted_then_hit_blocks=sum(turn.own_hit_blocks for turn in done),
+        cpu_ms_per_turn=sum(cpu.values()),
+        cpu_ms_by_role=cpu,
+        network_up_s=run.samples.network_up_s,
+        peak_memory_bytes=sum(host.peak_rss_bytes for host in run.accounts.values()),
+        emulated=Emulated(
+            throughput / scale,
+            _times(ttft, scale),
+            _times(tpot, scale),
+            _times(jct, scale),
+            {node: rate * 8 for node, rate in snic.items()},
+        ),
+        ledger=lines,
+        failures=dict(Counter(turn.reason for turn in run.turns if turn.reason)),
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, median and 99th percentile; zeros if there is nothing to describe."""
+    if not values:
+        return Spread(0.0, 0.0, 0.0)
+    p50, p99 = np.percentile(values, [50, 99])
+    return Spread(float(np.mean(values)), float(p50), float(p99))
+
+
+def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float, float]:
+    """From the pipeline's fill until the queue first runs dry, in target seconds.
+
+    The pipeline is full once `queue_turns` first tokens are out; the queue is dry when no more
+    turns wait for their first token than the pipeline itself holds.
+    """
+    firsts = np.sort([turn.first_token_s for turn in turns if turn.first_token_s])
+    submits = np.sort([turn.submitted_s for turn in turns])
+    if len(firsts) == 0:
+        return 0.0, 0.0
+    begin_s = float(firsts[min(queue_turns, len(firsts) - 1)])
+    waiting = np.searchsorted(submits, firsts, side="right") - np.arange(1, len(firsts) + 1)
+    dry = np.flatnonzero((waiting <= queue_turns) & (firsts > begin_s))
+    end_s = float(firsts[dry[0]]) if len(dry) else float(firsts[-1])
+    return begin_s, end_s
+
+
+def job_times_s(done: Sequence[TurnRecord]) -> list[float]:
+    """JCT per agent: from its first turn's submission to its last turn's last token."""
+    begin: dict[int, float] = {}
+    end: dict[int, float] = {}
+    for turn in done:
+        agent = turn.request.agent
+        begin[agent] = min(begin.get(agent, turn.submitted_s), turn.submitted_s)
+        end[agent] = max(end.get(agent, 0.0), turn.done_s)
+    return [end[agent] - begin[agent] for agent in begin]
+
+
+def path_share(decisions: Sequence[Decision]) -> dict[str, float]:
+    """Share of the blocks read on either side."""
+    count = Counter({"pe": 0, "de": 0})
+    for decision in decisions:
+        for read in decision.reads:
+            count[read.side.value] += read.count
+    total = sum(count.values()) or 1
+    return {side: blocks / total for side, blocks in count.items()}
+
+
+def port_lines(run: RunData) -> list[ledger.PortLine]:
+    """The ledger of the whole run, all turns that completed."""
+    decisions = run.decisions
+    chains = {turn.request.id: turn.chain for turn in run.turns}
+    turns = [
+        (turn.request, decisions[turn.request.id], chains[turn.request.id])
+        for turn in run.turns
+        if turn.done_s and not turn.reason
+    ]
+    counted = {}
+    for port in run.samples.samples[-1].ports:
+        if port.nic != "mgmt":
+            counted[port.host, port.nic, "rx"] = port.rx_payload_bytes
+            counted[port.host, port.nic, "tx"] = port.tx_payload_bytes
+    wanted = ledger.expected(turns, run.plan.world.layout, run.engine_hosts, run.storages)
+    return ledger.compare(wanted, counted)
+
+
+def cpu_ms_by_role(run: RunData, turns: int) -> dict[str, float]:
+    """CPU milliseconds per completed turn, by role: where the machine's time goes."""
+    total: dict[str, float] = {}
+    for host in run.accounts.values():
+        role = host.role.removesuffix("Config").lower()
+        total[role] = total.get(role, 0.0) + 1000 * host.run_cpu_s / max(1, turns)
+    return total
+
+
+def _planned(run: RunData) -> int:
+    return sum(
+        len(agent.turns) for host in run.plan.hosts for agent in getattr(host.role, "agents", ())
+    )
+
+
+def _times(values: Spread, factor: float) -> Spread:
+    return Spread(values.mean * factor, values.p50 * factor, values.p99 * factor)
+
+
+def _snic_payload_per_s(run: RunData, window: tuple[float, float]) -> dict[str, float]:
+    """Bytes per real second into each node's SNIC over the window, by kernel counters."""
+    scale = run.plan.world.time_scale
+    start_s = run.samples.start_monotonic_s
+    at = [sample.at_monotonic_s for sample in run.samples.samples]
+    edges = [start_s + edge * scale for edge in window]
+    found = {}
+    for index, port in enumerate(run.samples.samples[0].ports):
+        if port.nic == "snic" and port.host.endswith("-buf"):
+            series = [sample.ports[index].rx_payload_bytes for sample in run.samples.samples]
+            first, last = np.interp(edges, at, series)
+            length_s = max(edges[1] - edges[0], 1e-9)
+            found[port.host.removesuffix("-buf")] = float((last - first) / length_s)
+    return found
+
+
+def _nodes(
+    run: RunData, window: tuple[float, float], snic: dict[str, float]
+) -> dict[str, NodeShares]:
+    wires = run.plan.wires
+    rates = {node: wires.snic_overrides_bps.get(f"{node}-buf", wires.snic_bps) / 8 for node in snic}
+    gpu: dict[str, list[tuple[float, float]]] = {node: [] for node in snic}
+    for host in run.plan.hosts:
+        role = host.role
+        if isinstance(role, PrefillConfig):
+            forwards = run.accounts[role.host].forwards
+            node = role.lanes[0].split("/")[0]
+            gpu[node].append(_prefill_shares(forwards, len(role.lanes), window))
+        elif isinstance(role, DecodeConfig):
+            node = role.lanes[0].split("/")[0]
+            gpu[node].append((_decode_share(run, role.lanes, window), 0.0))
+    return {
+        node: NodeShares(
+            snic[node] / rates[node],
+            float(np.mean([busy for busy, _ in gpu[node]])),
+            float(np.mean([waiting for _, waiting in gpu[node]])),
+        )
+        for node in sorted(snic, key=lambda name: (name.startswith("de"), name))
+    }
+
+
+def _prefill_shares(
+    forwards: Sequence[Forward], lanes: int, window: tuple[float, float]
+) -> tuple[float, float]:
+    """Busy and waiting for KV: forwards count as far as they lie in the window."""
+    length_s = max(window[1] - window[0], 1e-9)
+    busy_s = waiting_s = 0.0
+    before_s = 0.0
+    for forward in forwards:
+        span_s = forward.end_s - forward.begin_s
+        inside_s = _overlap(window, (forward.begin_s, forward.end_s))
+        if span_s > 0:
+            busy_s += forward.work_s / lanes * inside_s / span_s
+            waiting_s += (span_s - forward.compute_s) * inside_s / span_s
+        if forward.starved:
+            waiting_s += _overlap(window, (before_s, forward.begin_s))
+        before_s = forward.end_s
+    return busy_s / length_s, waiting_s / length_s
+
+
+def _decode_share(run: RunData, lanes: tuple[str, ...], window: tuple[float, float]) -> float:
+    """Share of lane time with at least one sequence in decode."""
+    decisions = run.decisions
+    spans: dict[str, list[tuple[float, float]]] = {lane: [] for lane in lanes}
+    for turn in run.turns:
+        decision = decisions.get(turn.request.id)
+        if turn.done_s and decision is not None and decision.de in spans:
+            spans[decision.de].append((turn.decode_start_s, turn.done_s))
+    busy_s = sum(_union_s(lane, window) for lane in spans.values())
+    return busy_s / len(lanes) / max(window[1] - window[0], 1e-9)
+
+
+def _union_s(spans: list[tuple[float, float]], window: tuple[float, float]) -> float:
+    total = 0.0
+    reached = window[0]
+    for begin, end in sorted(spans):
+        total += max(0.0, min(end, window[1]) - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _overlap(window: tuple[float, float], span: tuple[float, float]) -> float:
+    return max(0.0, min(window[1], span[1]) - max(window[0], span[0]))

@@ -1,0 +1,123 @@
+"""What a run shows on a terminal: bars per node, policies side by side, and the table."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
+
+BAR_CELLS = 24
+EIGHTHS = " ▏▎▍▌▋▊▉"
+ROWS = (
+    ("storage NIC", "snic", "cyan"),
+    ("GPU", "gpu_busy", "green"),
+    ("GPU waiting for KV", "gpu_waiting_for_kv", "red"),
+)
+
+
+def bar(share: float, style: str) -> Text:
+    """A share of 1 as a bar of fixed length, with its percentage."""
+    eighths = round(min(max(share, 0.0), 1.0) * BAR_CELLS * 8)
+    full, rest = divmod(eighths, 8)
+    cells = "█" * full + (EIGHTHS[rest] if rest else "")
+    return Text.assemble((cells.ljust(BAR_CELLS, "·"), style), f" {share:4.0%}")
+
+
+def nodes_table(policies: dict[str, PolicyResult]) -> Table:
+    """Per node a bar for storage NIC, GPU and GPU waiting for KV; a column a policy."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column("node")
+    table.add_column("")
+    for name in policies:
+        table.add_column(name)
+    for node in next(iter(policies.values())).nodes:
+        for index, (label, field, style) in enumerate(ROWS):
+            if node.startswith("de") and field == "gpu_waiting_for_kv":
+                continue
+            shares = [_share(result.nodes[node], field) for result in policies.values()]
+            table.add_row(node if index == 0 else "", label, *(bar(s, style) for s in shares))
+    return table
+
+
+def _share(shares: NodeShares, field: str) -> float:
+    return float(getattr(shares, field))
+
+
+def numbers_table(policies: dict[str, PolicyResult], speedup: dict[str, float]) -> Table:
+    """The comparison in numbers, target units."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in policies:
+        table.add_column(name, justify="right")
+    for label, cells in _lines(list(policies.values())):
+        table.add_row(label, *cells)
+    table.add_row("speed-up", *(f"{speedup[name]:.2f}x" for name in policies))
+    return table
+
+
+def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
+    return [
+        ("turns/s, steady", [f"{r.throughput_turns_per_s:.1f}" for r in results]),
+        ("its bound", [f"{r.bound.turns_per_s:.1f}" for r in results]),
+        ("what binds", [r.bound.binds for r in results]),
+        (
+            "of the bound",
+            [f"{r.throughput_turns_per_s / r.bound.turns_per_s:.0%}" for r in results],
+        ),
+        ("TTFT mean / p99, s", [f"{r.ttft_s.mean:.2f} / {r.ttft_s.p99:.2f}" for r in results]),
+        ("TTST mean, s", [f"{r.ttst_s.mean:.3f}" for r in results]),
+        ("TPOT mean, ms", [f"{r.tpot_s.mean * 1000:.1f}" for r in results]),
+        ("JCT mean / p99, s", [f"{r.jct_s.mean:.1f} / {r.jct_s.p99:.1f}" for r in results]),
+        (
+            "KV read on PE / DE side",
+            [f"{r.path_share['pe']:.0%} / {r.path_share['de']:.0%}" for r in results],
+        ),
+        ("turns done / failed", [f"{r.completed_turns} / {r.failed_turns}" for r in results]),
+        ("tokens right / checked", [f"{r.tokens_equal} / {r.tokens_checked}" for r in results]),
+        ("KV right / sampled", [f"{r.kv_equal} / {r.kv_checked}" for r in results]),
+        ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),
+        ("CPU a turn, ms", [f"{r.cpu_ms_per_turn:.1f}" for r in results]),
+    ]
+
+
+def verdict_text(verdict: Verdict) -> Text:
+    """Both verdicts and their causes."""
+    style = {"passed": "green", "faithful": "green", "inconclusive": "yellow", "failed": "red"}
+    text = Text.assemble(
+        "functional: ",
+        (verdict.functional, style[verdict.functional]),
+        "   timing: ",
+        (verdict.timing, style[verdict.timing]),
+    )
+    for cause in verdict.causes:
+        text.append(f"\n  - {cause}")
+    return text
+
+
+def render(comparison: Comparison) -> RenderableType:
+    """The whole picture of a run or comparison."""
+    title = (
+        f"{comparison.experiment} · seed {comparison.seed} · "
+        f"1 s of the cluster = {comparison.time_scale:g} s here · "
+        f"1 emulated token = {comparison.token_scale} tokens"
+    )
+    return Panel(
+        Group(
+            nodes_table(comparison.policies),
+            Text(),
+            numbers_table(comparison.policies, comparison.speedup),
+            Text(),
+            verdict_text(comparison.verdict),
+            Text(f"results: {comparison.folder}"),
+        ),
+        title=title,
+        title_align="left",
+    )
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the picture."""
+    console.print(render(comparison))

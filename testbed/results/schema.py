@@ -1,0 +1,90 @@
+"""The published result of a run or comparison; all in target units, emulated ones beside."""
+
+import msgspec
+
+from testbed.bound import Bound
+from testbed.results.ledger import PortLine
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """A distribution in three numbers."""
+
+    mean: float
+    p50: float
+    p99: float
+
+
+class Emulated(msgspec.Struct, frozen=True):
+    """The same measurements in the emulated world's own units (real seconds, emulated bytes)."""
+
+    throughput_turns_per_s: float
+    ttft_s: Spread
+    tpot_s: Spread
+    jct_s: Spread
+    snic_bps: dict[str, float]
+
+
+class NodeShares(msgspec.Struct, frozen=True):
+    """One node over the steady window, each a share of it."""
+
+    snic: float
+    gpu_busy: float
+    gpu_waiting_for_kv: float
+
+
+class PolicyResult(msgspec.Struct, frozen=True):
+    """One policy's run.
+
+    `tokens_checked` and `tokens_equal` are counts; `window_s` is the steady window, in target
+    seconds from the start; `persisted_then_hit_blocks` are hits on blocks that this run wrote.
+    `bytes` are payload bytes per interface and direction.
+    """
+
+    completed_turns: int
+    failed_turns: int
+    tokens_checked: int
+    tokens_equal: int
+    kv_checked: int
+    kv_equal: int
+    throughput_turns_per_s: float
+    window_s: tuple[float, float]
+    ttft_s: Spread
+    ttst_s: Spread
+    tpot_s: Spread
+    jct_s: Spread
+    path_share: dict[str, float]
+    snic_utilisation: dict[str, float]
+    gpu_busy_share: float
+    gpu_waiting_for_kv_share: float
+    nodes: dict[str, NodeShares]
+    bytes: dict[str, int]
+    bound: Bound
+    persisted_then_hit_blocks: int
+    cpu_ms_per_turn: float
+    cpu_ms_by_role: dict[str, float]
+    network_up_s: float
+    peak_memory_bytes: int
+    emulated: Emulated
+    ledger: list[PortLine]
+    failures: dict[str, int]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The run's two verdicts on itself; `causes` say what is behind anything but "passed"."""
+
+    functional: str
+    timing: str
+    causes: tuple[str, ...]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """What `compare --json` prints; `speedup` is each policy's throughput over the first's."""
+
+    experiment: str
+    seed: int
+    time_scale: float
+    token_scale: int
+    verdict: Verdict
+    policies: dict[str, PolicyResult]
+    speedup: dict[str, float]
+    folder: str

@@ -1,0 +1,154 @@
+"""Two verdicts of a run on itself: is it right, and are its times those of the modelled cluster?
+
+The timing thresholds come from runs with a stolen core: rates stayed exact up to 60 % of summed
+lateness per window and fell above 100 %.
+"""
+
+from collections.abc import Sequence
+
+from testbed.results.metrics import RunData
+from testbed.results.schema import PolicyResult, Verdict
+
+PASSED, FAILED, FAITHFUL, INCONCLUSIVE = "passed", "failed", "faithful", "inconclusive"
+
+LATENESS_LIMIT = 0.60  # summed lateness of the prefill engines over the window
+OVERRUN_LIMIT = 0.45  # share of layers that took longer than the model allows
+LATE_TICK_LIMIT = 0.05  # share of decode ticks late by a whole period
+FOREIGN_LIMIT = 0.25  # of the machine's cores, used by others
+BUSY_LIMIT = 0.92  # of the machine's cores, used by anybody
+BACKLOG_LIMIT = 0.95  # of a saturated SNIC's payload rate, if the bound says that it binds
+LEDGER_LIMIT = 0.01  # of a port whose flows are of the order of H
+LEDGER_FRAME_BYTES = 4096  # a turn's frames, notes and acknowledgements on one port
+WINDOW_LIMIT_S = 2.0
+
+
+def judge(run: RunData, result: PolicyResult, cores: int) -> Verdict:
+    """Both verdicts on one policy's run."""
+    wrong = _functional(run, result)
+    doubts = _timing(run, result, cores)
+    return Verdict(
+        FAILED if wrong else PASSED,
+        INCONCLUSIVE if doubts else FAITHFUL,
+        (*wrong, *doubts),
+    )
+
+
+def join(verdicts: dict[str, Verdict]) -> Verdict:
+    """The verdict on a comparison: as good as its worst run."""
+    causes = [f"{name}: {cause}" for name, v in verdicts.items() for cause in v.causes]
+    functional = [verdict.functional for verdict in verdicts.values()]
+    timing = [verdict.timing for verdict in verdicts.values()]
+    return Verdict(
+        FAILED if FAILED in functional else PASSED,
+        INCONCLUSIVE if INCONCLUSIVE in timing else FAITHFUL,
+        tuple(causes),
+    )
+
+
+def _functional(run: RunData, result: PolicyResult) -> list[str]:
+    causes = []
+    if result.failed_turns:
+        causes.append(f"{result.failed_turns} turns did not complete: {result.failures}")
+    if result.tokens_equal != result.tokens_checked:
+        wrong = result.tokens_checked - result.tokens_equal
+        causes.append(f"{wrong} of {result.tokens_checked} tokens differ from the reference")
+    if len(run.truths) != result.completed_turns:
+        causes.append(f"{len(run.truths)} turns were checked, {result.completed_turns} completed")
+    if result.kv_equal != result.kv_checked:
+        causes.append(f"KV differs in {result.kv_checked - result.kv_equal} sampled turns")
+    if not result.failed_turns:
+        causes += _ledger(result)
+    return causes + _classes(run, result)
+
+
+def _ledger(result: PolicyResult) -> list[str]:
+    """Ports of the order of H must match within 1 %; small flows within their frames."""
+    causes = []
+    for line in result.ledger:
+        allowed = max(
+            LEDGER_LIMIT * line.expected_bytes, LEDGER_FRAME_BYTES * result.completed_turns
+        )
+        if abs(line.counted_bytes - line.expected_bytes) > allowed:
+            causes.append(
+                f"{line.port} carried {line.counted_bytes} payload bytes where the closed form "
+                f"says {line.expected_bytes}"
+            )
+    return causes
+
+
+def _classes(run: RunData, result: PolicyResult) -> list[str]:
+    """KV may only travel in the KV class; what else is there is small."""
+    if not run.plan.wires.qos:
+        return []
+    causes = []
+    by_port = {line.port: line.expected_bytes for line in result.ledger}
+    for link, classes in run.samples.class_bytes.items():
+        host, nic = link[:-1].split(":")
+        expected = by_port.get(f"{host}:{nic}:{'tx' if link.endswith('>') else 'rx'}", 0)
+        if classes.get("1:20", 0) < expected:
+            causes.append(
+                f"{link}: {classes.get('1:20', 0)} bytes left in the KV class, "
+                f"{expected} bytes of KV did"
+            )
+    return causes
+
+
+def _timing(run: RunData, result: PolicyResult, cores: int) -> list[str]:
+    causes = []
+    window_s = result.window_s[1] - result.window_s[0]
+    if window_s < WINDOW_LIMIT_S:
+        causes.append(
+            f"the steady window lasts {window_s:.1f} s; give the workload more agents or turns"
+        )
+    lateness_s, calls, overruns = _prefill_lateness(run)
+    if window_s > 0 and lateness_s / window_s > LATENESS_LIMIT:
+        causes.append(f"prefill layers were {lateness_s / window_s:.0%} of the window late in sum")
+    if calls and overruns / calls > OVERRUN_LIMIT:
+        causes.append(f"{overruns / calls:.0%} of layers took longer than the model allows")
+    ticks = [account.counts for account in run.accounts.values() if "ticks" in account.counts]
+    late = sum(count["late_ticks"] for count in ticks)
+    total = sum(count["ticks"] for count in ticks)
+    if total and late / total > LATE_TICK_LIMIT:
+        causes.append(f"{late / total:.0%} of decode ticks came a whole period late")
+    causes += _cpu(run, cores)
+    if result.bound.binds == "SNICs":
+        causes += _saturation(result)
+    return causes
+
+
+def _prefill_lateness(run: RunData) -> tuple[float, float, float]:
+    computes: Sequence[dict[str, float]] = [
+        account.compute for account in run.accounts.values() if account.forwards
+    ]
+    return (
+        max((compute["lateness_s"] for compute in computes), default=0.0),
+        sum(compute["calls"] for compute in computes),
+        sum(compute["overruns"] for compute in computes),
+    )
+
+
+def _cpu(run: RunData, cores: int) -> list[str]:
+    samples = run.samples.samples
+    first, last = samples[0], samples[-1]
+    length_s = last.at_monotonic_s - first.at_monotonic_s
+    if length_s <= 0:
+        return ["too few samples to tell how busy the machine was"]
+    busy = (last.busy_s - first.busy_s) / length_s / cores
+    own = (last.own_s - first.own_s) / length_s / cores
+    causes = []
+    if busy - own > FOREIGN_LIMIT:
+        causes.append(f"other programs used {busy - own:.0%} of the machine's {cores} cores")
+    if busy > BUSY_LIMIT:
+        causes.append(f"the machine's {cores} cores were {busy:.0%} busy; use a larger time scale")
+    return causes
+
+
+def _saturation(result: PolicyResult) -> list[str]:
+    """If storage binds, its NICs must have been full: else the CPU was the bottleneck."""
+    reached = result.throughput_turns_per_s / result.bound.turns_per_s
+    if reached >= BACKLOG_LIMIT:
+        return []
+    return [
+        f"throughput reached {reached:.0%} of the bound by storage NICs; "
+        "something that is not modelled held it back"
+    ]

@@ -1,0 +1,101 @@
+"""A session: one experiment under one or more policies, in a folder of its own."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from testbed.bound import Reads, bound
+from testbed.errors import RunFailed
+from testbed.results.metrics import measure
+from testbed.results.schema import Comparison, PolicyResult, Verdict
+from testbed.results.verdict import join, judge
+from testbed.spec import BLOCK_TOKENS, Experiment
+from testbed.workload import Workload, loads
+from testbed.worlds import emulated
+from testbed.worlds.layout import Layout
+
+READS = {"basic": Reads.PE, "static-split": Reads.EQUAL}
+Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, turns planned
+
+
+def cache_folder() -> Path:
+    """Where KV that was computed once is kept between runs (XDG base directories)."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "dualpath-testbed"
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """A folder that nobody else has: `<root>/<name>-<number>`."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = root / f"{name}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def play(
+    experiment: Experiment,
+    name: str,
+    workload: Workload,
+    policies: Sequence[str],
+    root: Path,
+    progress: Progress,
+) -> Comparison:
+    """Run every policy, one after the other, and compare each with the first."""
+    layouts = {policy: _layout(experiment, workload, policy) for policy in policies}
+    folder = new_folder(root, name)
+    (folder / "experiment.yaml").write_text(experiment.resolved())
+    results: dict[str, PolicyResult] = {}
+    verdicts: dict[str, Verdict] = {}
+    for policy, make in layouts.items():
+        layout = make(folder / policy)
+        results[policy], verdicts[policy] = _play_one(experiment, workload, layout, progress)
+    first = results[policies[0]].throughput_turns_per_s
+    comparison = Comparison(
+        experiment=name,
+        seed=experiment.seed,
+        time_scale=experiment.scale.time_scale,
+        token_scale=experiment.scale.token_scale,
+        verdict=join(verdicts),
+        policies=results,
+        speedup={
+            policy: result.throughput_turns_per_s / first if first else 0.0
+            for policy, result in results.items()
+        },
+        folder=str(folder),
+    )
+    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(comparison)))
+    return comparison
+
+
+def _layout(experiment: Experiment, workload: Workload, policy: str) -> Callable[[Path], Layout]:
+    """Checked before anything is created: a bad policy name fails here."""
+    Layout(experiment, workload, policy, Path(), Path())
+    return lambda folder: Layout(experiment, workload, policy, folder, cache_folder())
+
+
+def _play_one(
+    experiment: Experiment, workload: Workload, layout: Layout, progress: Progress
+) -> tuple[PolicyResult, Verdict]:
+    policy = layout.policy_name
+    plan = layout.plan(run_id=int.from_bytes(os.urandom(4), "big"))
+    folder = Path(plan.world.folder)
+    try:
+        run = emulated.run(plan, lambda phase, done, all_: progress(policy, phase, done, all_))
+    except RunFailed as error:
+        raise RunFailed(f"policy {policy}: {error}") from error
+    finally:
+        shutil.rmtree(folder / "store", ignore_errors=True)
+    turns = list(loads(workload, BLOCK_TOKENS))
+    reads = READS.get(policy, Reads.BOTH)
+    limit = bound(experiment, turns, reads, len(workload.agents))
+    result = measure(run, limit, layout.pipeline_turns)
+    return result, judge(run, result, os.cpu_count() or 1)

@@ -1,0 +1,175 @@
+"""Experiment files: what a run is, in target units, typed and bounded.
+
+`load_experiment` reads one; nothing is created before all of it is valid.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from testbed.errors import InputError
+from testbed.spec_profiles import HardwareProfile, ModelProfile, Share
+from testbed.spec_workload import FixedWorkload, WekaWorkload, WorkloadSpec
+from testbed.yamlfile import Document, convert, nearest, read_yaml
+
+BLOCK_TOKENS = 64  # a KV block of the paper's example (appendix A.5), and of the traces
+PROFILES = Path(__file__).parent / "profiles"
+
+Nodes = Annotated[int, Meta(ge=1, le=64)]
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """xPyD in nodes; `folded`: one process stands for a node's GPUs and keeps their lanes."""
+
+    prefill_nodes: Nodes
+    decode_nodes: Nodes
+    gpus_per_node: Annotated[int, Meta(ge=1, le=8)] = 8
+    folded: bool = True
+    storage_hosts: Annotated[int, Meta(ge=1, le=16)] = 1
+    group_nodes: Nodes = 1
+
+    @property
+    def prefill(self) -> tuple[str, ...]:
+        """Names of the prefill nodes."""
+        return tuple(f"pe{number}" for number in range(self.prefill_nodes))
+
+    @property
+    def decode(self) -> tuple[str, ...]:
+        """Names of the decode nodes."""
+        return tuple(f"de{number}" for number in range(self.decode_nodes))
+
+
+class ScaleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One emulated token stands for `token_scale`; a second lasts `time_scale` real ones."""
+
+    token_scale: Literal[1, 2, 4, 8, 16, 32, 64] = 64
+    time_scale: Annotated[float, Meta(ge=0.01, le=1000)] = 2.0
+    layers: Annotated[int, Meta(ge=1, le=64)] = 4
+
+
+class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Knobs of engines and policies; `prefill_pool_bytes` is HBM a node keeps for prefill.
+
+    `kv_samples` is the share of turns whose KV is compared with the reference's.
+    """
+
+    read_ahead: Annotated[int, Meta(ge=1, le=10_000)] = 32
+    reads_in_flight: Annotated[int, Meta(ge=1, le=1000)] = 10
+    prefill_quota_s: Annotated[float, Meta(gt=0, le=60)] = 0.3
+    max_batch: Annotated[int, Meta(ge=1, le=1000)] = 2
+    fetch_period_s: Annotated[float, Meta(gt=0, le=10)] = 0.05
+    prefill_pool_bytes: Annotated[float, Meta(gt=0, le=1e15)] = 80e9
+    deadline_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    kv_samples: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    verify_digests: bool = True
+
+
+class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one node has otherwise: `snic_share` takes the place of the hardware profile's."""
+
+    snic_share: Share
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole experiment; profiles are resolved into it, so it stands for itself."""
+
+    cluster: Cluster
+    model: ModelProfile
+    hardware: HardwareProfile
+    workload: WorkloadSpec
+    scale: ScaleSpec = ScaleSpec()
+    engines: EngineKnobs = EngineKnobs()
+    nodes: dict[str, NodeSpec] = {}
+    qos: bool = True
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+
+    def snic_bytes_per_s(self, node: str) -> float:
+        """A node's effective storage rate, in bytes/s."""
+        override = self.nodes.get(node)
+        share = override.snic_share if override else self.hardware.snic_share
+        return self.hardware.snic_bytes_per_s * share
+
+    @property
+    def node_cnic_bytes_per_s(self) -> float:
+        """All compute NICs of a node together: also the rate of its PCIe port and uplink."""
+        return self.hardware.cnic_bytes_per_s * self.cluster.gpus_per_node
+
+    def resolved(self) -> str:
+        """The experiment as YAML that needs no other file; loading it gives an equal one."""
+        return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file; `overrides` are `a.b=value`, applied before it is checked.
+
+    Raises InputError naming file, line (or override), key, and what is allowed.
+    """
+    document = read_yaml(path)
+    for assignment in overrides:
+        if "." not in assignment.partition("=")[0]:
+            document.set(assignment)
+    for key, folder in (("model", "models"), ("hardware", "hardware")):
+        _graft_profile(document, key, PROFILES / folder, path.parent)
+    for assignment in overrides:
+        if "." in assignment.partition("=")[0]:
+            document.set(assignment)
+    _forget_other_kind(document, overrides)
+    experiment = convert(document, Experiment)
+    _cross_check(document, experiment)
+    if isinstance(experiment.workload, WekaWorkload) and experiment.workload.trace:
+        trace = str((path.parent / experiment.workload.trace).resolve())
+        workload = msgspec.structs.replace(experiment.workload, trace=trace)
+        return msgspec.structs.replace(experiment, workload=workload)
+    return experiment
+
+
+def _graft_profile(document: Document, key: str, folder: Path, beside: Path) -> None:
+    """Put the profile that a section only names in its place."""
+    name: Any = document.data.get(key)
+    if not isinstance(name, str):
+        return
+    packaged = {file.stem: file for file in folder.glob("*.yaml")}
+    path = packaged.get(name, beside / name)
+    if not path.is_file():
+        raise InputError(
+            f"{document.place(key)}: {key} profile {name!r} is neither packaged nor a file beside "
+            f"the experiment; {nearest(name, list(packaged), 'packaged')}"
+        )
+    document.graft(key, read_yaml(path))
+
+
+def _forget_other_kind(document: Document, overrides: Sequence[str]) -> None:
+    """A kind of workload chosen by an override keeps of the file only the keys that it knows."""
+    section = document.data.get("workload")
+    if not isinstance(section, dict) or "workload.kind" not in {
+        assignment.partition("=")[0].strip() for assignment in overrides
+    }:
+        return
+    tags = {kind.__struct_config__.tag: kind for kind in (FixedWorkload, WekaWorkload)}
+    if (kind := tags.get(section.get("kind"))) is None:
+        return
+    for key in set(section) - {"kind", *kind.__struct_fields__}:
+        if not document.place("workload", key).startswith("--set"):
+            del section[key]
+
+
+def _cross_check(document: Document, experiment: Experiment) -> None:
+    """What no single key can tell."""
+    known = [*experiment.cluster.prefill, *experiment.cluster.decode]
+    for node in experiment.nodes:
+        if node not in known:
+            raise InputError(
+                f"{document.place('nodes', node)}: no node {node!r} in this cluster; "
+                f"{nearest(node, known, 'node')}"
+            )
+    pool = experiment.engines.prefill_pool_bytes
+    hbm = experiment.hardware.hbm_kv_bytes_per_gpu * experiment.cluster.gpus_per_node
+    if pool > hbm:
+        raise InputError(
+            f"{document.place('engines', 'prefill_pool_bytes')}: engines.prefill_pool_bytes is "
+            f"{pool:g} (by default 8e10); it must be at most {hbm:g}, the node's HBM for KV"
+        )

@@ -1,0 +1,48 @@
+"""Profiles: what a token weighs and costs, and what a server node can do. Target units."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Rate = Annotated[float, Meta(gt=0, le=1e15)]
+Size = Annotated[float, Meta(gt=0, le=1e15)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Name = Annotated[str, Meta(min_length=1)]
+
+
+class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model: KV bytes of a token and layer, prefill time of one GPU, decode time a token.
+
+    One GPU computes `appended` tokens on `cached` ones in
+    `appended x (per_token_s + per_pair_s x (cached + appended / 2))` seconds.
+    """
+
+    name: Name
+    kv_bytes_per_token_layer: Annotated[float, Meta(gt=0, le=1e7)]
+    layers: Annotated[int, Meta(ge=1, le=1000)]
+    per_token_s: Annotated[float, Meta(gt=0, le=1)]
+    per_pair_s: Annotated[float, Meta(ge=0, le=1)]
+    tpot_s: Annotated[float, Meta(gt=0, le=10)]
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """KV bytes of one token in all layers."""
+        return self.kv_bytes_per_token_layer * self.layers
+
+    def prefill_gpu_s(self, cached_tokens: float, appended_tokens: float) -> float:
+        """Seconds of one GPU over all layers."""
+        context = cached_tokens + appended_tokens / 2
+        return appended_tokens * (self.per_token_s + self.per_pair_s * context)
+
+
+class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A server node: payload rates a direction in bytes/s, memories in bytes."""
+
+    name: Name
+    snic_bytes_per_s: Rate
+    snic_share: Share
+    cnic_bytes_per_s: Rate
+    dram_bytes_per_s: Rate
+    hbm_kv_bytes_per_gpu: Size
+    dram_buffer_bytes: Size

@@ -1,0 +1,67 @@
+"""The fixed kind: turns of equal size, contexts around an average."""
+
+from random import Random
+from statistics import fmean
+
+from engines.agents import AgentPlan, TurnPlan
+from testbed.errors import InputError
+from testbed.spec_workload import FixedWorkload
+from testbed.workload.plan import Opening, Workload
+
+
+def build_fixed(spec: FixedWorkload, seed: int) -> Workload:
+    """Agents in mid-trajectory whose contexts average `cached_tokens` over all turns."""
+    random = Random(f"fixed-{seed}")
+    plans = [_turns(spec, random) for _ in range(spec.agents)]
+    factors = [1 + spec.spread * random.uniform(-1, 1) for _ in range(spec.agents)]
+    start = spec.cached_tokens - fmean(_growth(turns) for turns in plans)
+    if start * min(factors) < 1:
+        raise InputError(
+            f"workload: {spec.turns} turns grow a context beyond an average of "
+            f"{spec.cached_tokens} cached tokens; choose fewer turns, or more cached_tokens"
+        )
+    start /= fmean(factors)
+    agents = tuple(
+        AgentPlan(
+            agent=number,
+            opening=number % spec.openings,
+            opening_tokens=round(start * factor),
+            turns=turns,
+        )
+        for number, (turns, factor) in enumerate(zip(plans, factors, strict=True))
+    )
+    lengths: dict[int, int] = {}
+    for agent in agents:
+        lengths[agent.opening] = max(lengths.get(agent.opening, 0), agent.opening_tokens)
+    openings = tuple(Opening(opening, tokens) for opening, tokens in lengths.items())
+    return Workload(openings, agents, _rule(spec, start))
+
+
+def _turns(spec: FixedWorkload, random: Random) -> tuple[TurnPlan, ...]:
+    """An agent caught in mid-decode has only a remainder of its first turn left to generate."""
+    caught = random.random() < spec.mid_decode
+    remainder = random.randint(1, spec.generate_tokens)
+    first = remainder if caught else spec.generate_tokens
+    rest = [TurnPlan(spec.append_tokens, spec.generate_tokens)] * (spec.turns - 1)
+    return (TurnPlan(spec.append_tokens, first), *rest)
+
+
+def _growth(turns: tuple[TurnPlan, ...]) -> float:
+    """By how much the context of an agent's mean turn exceeds its first turn's."""
+    grown, total = 0, 0
+    for turn in turns:
+        total += grown
+        grown += turn.append_tokens + turn.generate_tokens
+    return total / len(turns)
+
+
+def _rule(spec: FixedWorkload, start: float) -> str:
+    spread = f" times 1 +- {spec.spread:g}" if spec.spread else ""
+    return (
+        f"{spec.agents} agents in a closed loop, {spec.turns} turns each, each turn appending "
+        f"{spec.append_tokens} and generating {spec.generate_tokens} tokens; contexts start at "
+        f"{start:.0f} tokens{spread}, so that turns average {spec.cached_tokens} cached tokens; "
+        f"openings shared round robin by {-(-spec.agents // spec.openings)} agents at most; "
+        f"{spec.mid_decode:.0%} of the agents start in mid-decode, with a random remainder of "
+        "their first turn's generation"
+    )

@@ -1,0 +1,89 @@
+"""A workload as a run plays it, and what it amounts to. All in real tokens."""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+import msgspec
+
+from engines.agents import AgentPlan
+from engines.kv import blocks
+from testbed.spec import BLOCK_TOKENS
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A beginning of contexts, as long as its longest user's, that storage holds from the start."""
+
+    id: int
+    tokens: int
+
+
+class Load(msgspec.Struct, frozen=True):
+    """One turn's work: `hit_tokens` (whole blocks) are read, `computed_tokens` are prefilled."""
+
+    prompt_tokens: int
+    hit_tokens: int
+    generate_tokens: int
+
+    @property
+    def computed_tokens(self) -> int:
+        """Appended tokens and the tail of the context that is no whole block."""
+        return self.prompt_tokens - self.hit_tokens
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that the turn holds in decode HBM at its end."""
+        return self.prompt_tokens + self.generate_tokens
+
+
+class Averages(msgspec.Struct, frozen=True):
+    """Means over all turns, in tokens; `hit_rate` is all hit over all prompt tokens."""
+
+    agents: int
+    turns: int
+    hit_tokens: float
+    computed_tokens: float
+    prompt_tokens: float
+    generate_tokens: float
+    hit_rate: float
+    max_context_tokens: int
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """Openings, agents, and in words the rule by which they were made."""
+
+    openings: tuple[Opening, ...]
+    agents: tuple[AgentPlan, ...]
+    rule: str
+
+    @property
+    def loads(self) -> list[Load]:
+        """Every turn of every agent."""
+        return list(_loads(self.agents))
+
+    @property
+    def averages(self) -> Averages:
+        """What the workload really amounts to, after rounding hits to whole blocks."""
+        turns = self.loads
+        hit = fmean(load.hit_tokens for load in turns)
+        prompt = fmean(load.prompt_tokens for load in turns)
+        return Averages(
+            agents=len(self.agents),
+            turns=len(turns),
+            hit_tokens=hit,
+            computed_tokens=prompt - hit,
+            prompt_tokens=prompt,
+            generate_tokens=fmean(load.generate_tokens for load in turns),
+            hit_rate=hit / prompt,
+            max_context_tokens=max(load.context_tokens for load in turns),
+        )
+
+
+def _loads(agents: Sequence[AgentPlan]) -> Iterator[Load]:
+    """In the arithmetic of `engines/agents.py`."""
+    for agent in agents:
+        context = agent.opening_tokens
+        for turn in agent.turns:
+            kept = context if turn.keep_tokens is None else min(context, turn.keep_tokens)
+            prompt = kept + turn.append_tokens
+            yield Load(prompt, blocks(kept, BLOCK_TOKENS) * BLOCK_TOKENS, turn.generate_tokens)
+            context = prompt + turn.generate_tokens

@@ -1,0 +1,41 @@
+"""What each host writes down at its end, one file a host in the run's folder."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engines.agents import TurnRecord
+from engines.prefill import Forward
+from engines.service import Decided
+
+
+class HostAccount(msgspec.Struct):
+    """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time it
+    was runnable and had no CPU (schedstat)."""
+
+    host: str
+    role: str
+    run_cpu_s: float
+    run_delay_s: float
+    peak_rss_bytes: int
+    counts: dict[str, Any] = {}
+    transport: dict[str, Any] = {}
+    compute: dict[str, float] = {}
+    forwards: list[Forward] = []
+    decided: list[Decided] = []
+    turns: list[TurnRecord] = []
+
+
+def write(folder: Path, account: HostAccount) -> None:
+    """Write a host's account, whole or not at all."""
+    path = folder / f"{account.host}.msgpack"
+    part = path.with_suffix(".part")
+    part.write_bytes(msgspec.msgpack.encode(account))
+    part.rename(path)
+
+
+def read_all(folder: Path) -> dict[str, HostAccount]:
+    """Every account of a run, by host."""
+    decoder = msgspec.msgpack.Decoder(HostAccount)
+    return {path.stem: decoder.decode(path.read_bytes()) for path in folder.glob("*.msgpack")}

@@ -1,0 +1,129 @@
+"""Host processes by fork from one server that has torch and the engines loaded already.
+
+The lab talks to the server over one SEQPACKET socket: a start order carries the host's network
+namespace and its control socket as file descriptors; what comes back are exits.
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from testbed.errors import RunFailed
+from testbed.fabric.namespaces import join
+from testbed.fabric.private import die_with_parent
+
+MAX_ORDER_BYTES = 1 << 16
+
+
+class StartOrder(msgspec.Struct, frozen=True):
+    """Start the process whose plan lies in `start_file`; its output goes to `log_file`."""
+
+    host: str
+    start_file: str
+    log_file: str
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """A host process ended; `code` is negative for a signal."""
+
+    host: str
+    code: int
+
+
+class ForkServer:
+    """The lab's side: start hosts, hear of their ends."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            self.socket.close()
+            _serve(theirs)
+        theirs.close()
+        self.pid = pid
+
+    def start(self, order: StartOrder, netns_fd: int | None) -> socket.socket:
+        """Fork a process, into a host's namespace if one is given; returns its control socket."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fds = [theirs.fileno()] if netns_fd is None else [theirs.fileno(), netns_fd]
+            socket.send_fds(self.socket, [msgspec.msgpack.encode(order)], fds)
+        return ours
+
+    def exited(self) -> Exited:
+        """The next exit that the server reports."""
+        message = self.socket.recv(MAX_ORDER_BYTES)
+        if not message:
+            raise RunFailed("the forkserver ended; its output is in the run's lab.log")
+        return msgspec.msgpack.decode(message, type=Exited)
+
+
+def _serve(lab: socket.socket) -> None:
+    """The server's life: load what hosts need, then fork on order and reap."""
+    die_with_parent()
+    from testbed.worlds.hosts import main  # loads torch, once for all hosts
+
+    gc.collect()
+    gc.freeze()
+    children: dict[int, str] = {}
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    wakeup, waker = socket.socketpair()
+    waker.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno())
+    while True:
+        readable, _, _ = select.select([lab, wakeup], [], [])
+        if wakeup in readable:
+            wakeup.recv(64)
+            _reap(lab, children)
+        if lab in readable:
+            message, fds, _, _ = socket.recv_fds(lab, MAX_ORDER_BYTES, 2)
+            if not message:
+                os._exit(0)
+            order = msgspec.msgpack.decode(message, type=StartOrder)
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                lab.close()
+                _become_host(order, fds, main)
+            children[pid] = order.host
+            for fd in fds:
+                os.close(fd)
+
+
+def _reap(lab: socket.socket, children: dict[int, str]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        lab.send(msgspec.msgpack.encode(Exited(children.pop(pid), code)))
+
+
+def _become_host(
+    order: StartOrder, fds: list[int], main: Callable[[Path, socket.socket], None]
+) -> None:
+    code = 1
+    try:
+        log = os.open(order.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        die_with_parent()
+        for netns_fd in fds[1:]:
+            join(netns_fd)
+        main(Path(order.start_file), socket.socket(fileno=fds[0]))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,179 @@
+"""The main program of every host process: real sides into the seams, one role, one account."""
+
+import json
+import resource
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from engines.agents import OPENING_CHAINS, Agents, AgentsConfig
+from engines.buffer import Buffer
+from engines.config import (
+    BufferConfig,
+    DecodeConfig,
+    PrefillConfig,
+    ServiceConfig,
+    StorageConfig,
+)
+from engines.decode import Decode
+from engines.prefill import Prefill
+from engines.real.clock import RealClock
+from engines.real.compute import TorchCompute
+from engines.real.decoder import Decoder, self_check
+from engines.real.digests import digest_blocks
+from engines.real.disk import DiskStore
+from engines.real.openings import ensure_openings, load_opening
+from engines.real.pool import KvPool
+from engines.real.routes import TcpConfig
+from engines.real.tcp import TcpTransport
+from engines.real.tokens import Author, PrefixKeys
+from engines.seams.clock import Clock
+from engines.service import Service
+from engines.storage import Storage
+from scheduler.policy import lookup
+from scheduler.scheduler import Scheduler
+from testbed.worlds.account import HostAccount, write
+from testbed.worlds.plan import HostPlan, HostStart, TruthStart, WorldPlan
+from testbed.worlds.truth import check
+
+READY, GO_BYTES = b"R", 8
+
+
+def main(start_file: Path, control: socket.socket) -> None:
+    """Build the host's memory and models, say ready, wait for the start, play the role."""
+    start = msgspec.msgpack.decode(start_file.read_bytes(), type=HostStart | TruthStart)
+    if isinstance(start, TruthStart):
+        return check(start)
+    host = _Host(start.host, start.world, control)
+    control.sendall(READY)
+    go = control.recv(GO_BYTES, socket.MSG_WAITALL)
+    if len(go) < GO_BYTES:
+        return  # the lab gave up before the start
+    start_s = int.from_bytes(go, "big") / 1e9
+    anyio.run(
+        host.play, start.directory, start_s, backend="asyncio", backend_options={"use_uvloop": True}
+    )
+
+
+class _Host:
+    """What one process holds before the run's clock starts."""
+
+    def __init__(self, plan: HostPlan, world: WorldPlan, control: socket.socket) -> None:
+        self._plan = plan
+        self._world = world
+        self._control = control
+        self._pools = {
+            name: KvPool(name, world.layout, tokens) for name, tokens in plan.pools.items()
+        }
+        self._decoder: Decoder | None = None
+        self._store: DiskStore | None = None
+        if isinstance(plan.role, PrefillConfig | DecodeConfig):
+            self._decoder = Decoder(world.shape, world.padded_rows)
+            self_check(self._decoder, self._pools["hbm"])
+        if isinstance(plan.role, StorageConfig):
+            self._store = self._filled_store()
+
+    def _filled_store(self) -> DiskStore:
+        """The host's block store, holding the openings that were computed before the run."""
+        world = self._world
+        folder = Path(world.folder) / "store" / self._plan.name
+        store = DiskStore(folder, world.layout, list(self._pools.values()))
+        author = Author(world.author_seed, world.shape.vocabulary, world.layout)
+        wanted = [(opening.id, opening.tokens) for opening in world.openings]
+        decoder = Decoder(world.shape, world.padded_rows)
+        paths = ensure_openings(Path(world.cache), decoder, world.layout, author, wanted)
+        keys = PrefixKeys(world.layout, world.fingerprint)
+        for opening, path in zip(world.openings, paths, strict=True):
+            array = load_opening(path)
+            content = author.opening(opening.id, opening.tokens)
+            data = array.reshape(-1).data.cast("B")
+            block_keys = keys.keys(content, 0, len(array))
+            digests = digest_blocks(data, world.layout.block_bytes, block_keys)
+            store.load(OPENING_CHAINS + opening.id, array, digests)
+        return store
+
+    async def play(self, directory: dict[str, dict[str, str]], start_s: float) -> None:
+        """Run the role to its end and write the account."""
+        world, role = self._world, self._plan.role
+        clock = RealClock(start_s, world.time_scale)
+        config = TcpConfig(
+            host=role.host,
+            run_id=world.run_id,
+            epoch=1,
+            directory=directory,
+            deadline_s=30.0,
+            verify=world.verify_digests,
+        )
+        account = HostAccount(role.host, type(role).__name__, 0.0, 0.0, 0)
+        before_s = _cpu_s()
+        keys = PrefixKeys(world.layout, world.fingerprint)
+        async with TcpTransport(config, clock, keys) as transport:
+            for pool in self._pools.values():
+                transport.register(pool)
+            await self._role(clock, transport, account)
+            transport.quiesce()
+            account.transport = dict(transport.account())
+        _usage(account, before_s)
+        write(Path(world.folder) / "accounts", account)
+
+    async def _role(self, clock: Clock, transport: TcpTransport, account: HostAccount) -> None:
+        match self._plan.role:
+            case StorageConfig() as config:
+                assert self._store is not None
+                storage = Storage(config, clock, transport, self._store)
+                await storage.run()
+                account.counts = dict(storage.account)
+            case BufferConfig() as config:
+                buffer = Buffer(config, clock, transport)
+                await buffer.run()
+                account.counts = dict(buffer.account)
+            case PrefillConfig() as config:
+                compute = self._compute(clock)
+                prefill = Prefill(config, clock, transport, compute)
+                await prefill.run()
+                account.forwards = prefill.forwards
+                account.compute = msgspec.to_builtins(compute.stats)
+            case DecodeConfig() as config:
+                compute = self._compute(clock)
+                decode = Decode(config, clock, transport, compute)
+                await decode.run()
+                account.counts = dict(decode.account)
+                account.compute = msgspec.to_builtins(compute.stats)
+            case ServiceConfig() as config:
+                policy = lookup(config.policy, **self._world.policy_knobs)
+                service = Service(config, clock, transport, Scheduler(config.cluster, policy))
+                await service.run()
+                account.decided, account.counts = service.decided, dict(service.ended)
+            case AgentsConfig() as config:
+                world = self._world
+                author = Author(world.author_seed, world.shape.vocabulary, world.layout)
+                agents = Agents(config, clock, transport, author, self._progress())
+                await agents.run()
+                account.turns = list(agents.turns.values())
+
+    def _compute(self, clock: Clock) -> TorchCompute:
+        assert self._decoder is not None
+        return TorchCompute(self._decoder, self._pools["hbm"], clock)
+
+    def _progress(self) -> Callable[[int, int], None]:
+        def tell(ended: int, total: int) -> None:
+            self._control.sendall(json.dumps([ended, total]).encode() + b"\n")
+
+        return tell
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _usage(account: HostAccount, before_s: float) -> None:
+    account.run_cpu_s = _cpu_s() - before_s
+    account.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        account.run_delay_s = int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        account.run_delay_s = 0.0

@@ -1,0 +1,225 @@
+"""PID 1 of the private namespaces: builds the network, starts the hosts, watches, takes samples.
+
+Run as `python -m testbed.worlds.lab RUN_FOLDER` by the supervisor. Its standard output is one
+JSON object a line; what it has to say in words goes to the run's lab.log.
+"""
+
+import json
+import os
+import selectors
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from testbed.errors import RunFailed
+from testbed.fabric.private import hold_lifeline
+from testbed.worlds.forkserver import ForkServer, StartOrder
+from testbed.worlds.plan import HostStart, LabPlan, TruthStart, WirePlan
+from testbed.worlds.samples import (
+    PortBytes,
+    Sample,
+    Samples,
+    machine_busy_s,
+    own_cpu_s,
+)
+
+if TYPE_CHECKING:
+    from testbed.fabric.fabric import Fabric
+
+START_AHEAD_S = 0.2
+
+
+def say(**what: object) -> None:
+    """One line for the supervisor."""
+    print(json.dumps(what), flush=True)
+
+
+def build_fabric(wires: WirePlan) -> "Fabric":
+    """The cluster's network, up and shaped."""
+    from testbed.fabric.fabric import Fabric
+    from testbed.fabric.rates import link_rates
+    from topologies.dualpath import DualPathTopo
+
+    topo = DualPathTopo(
+        wires.prefill_nodes,
+        wires.decode_nodes,
+        gpus_per_node=wires.gpus_per_node,
+        folded=wires.folded,
+        storage_hosts=wires.storage_hosts,
+    )
+    rates = link_rates(
+        topo,
+        snic_bps=wires.snic_bps,
+        cnic_bps=wires.cnic_bps,
+        pcie_bps=wires.node_bps,
+        uplink_bps=wires.node_bps,
+        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
+    )
+    fabric = Fabric(topo, rates, qos=wires.qos)
+    fabric.start()
+    return fabric
+
+
+class Lab:
+    """One run, from the plan in its folder to samples and accounts beside it."""
+
+    def __init__(self, folder: Path, server: ForkServer) -> None:
+        self._folder = folder
+        self._plan = msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan)
+        self._server = server
+        self._controls: dict[str, socket.socket] = {}
+        self._running: set[str] = set()
+        self._samples: list[Sample] = []
+
+    def run(self) -> None:
+        """Everything, in order; raises RunFailed if a host ends badly."""
+        began_s = time.monotonic()
+        fabric = build_fabric(self._plan.wires)
+        network_up_s = time.monotonic() - began_s
+        say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
+        self._start_hosts(fabric)
+        self._await_ready()
+        start_s = self._go()
+        say(phase="running", start_monotonic_s=start_s)
+        self._watch(fabric, start_s)
+        for control in self._controls.values():
+            control.close()
+        samples = Samples(start_s, self._samples, _class_bytes(fabric), network_up_s)
+        (self._folder / "samples.msgpack").write_bytes(msgspec.msgpack.encode(samples))
+        say(phase="checking")
+        self._check_tokens()
+        say(phase="ended")
+
+    def _check_tokens(self) -> None:
+        """Every generated token against the reference, in as many processes as there are cores."""
+        shares = os.cpu_count() or 1
+        controls = []
+        for share in range(shares):
+            name = f"truth{share}"
+            start_file = self._folder / "hosts" / f"{name}.msgpack"
+            start_file.write_bytes(
+                msgspec.msgpack.encode(TruthStart(str(self._folder), share, shares))
+            )
+            log = str(self._folder / "logs" / f"{name}.log")
+            controls.append(self._server.start(StartOrder(name, str(start_file), log), None))
+            self._running.add(name)
+        while self._running:
+            self._hear_exit()
+        for control in controls:
+            control.close()
+
+    def _start_hosts(self, fabric: "Fabric") -> None:
+        directory = {name: net.addresses for name, net in fabric.hosts.items()}
+        for host in self._plan.hosts:
+            start_file = self._folder / "hosts" / f"{host.name}.msgpack"
+            start = HostStart(host, self._plan.world, directory)
+            start_file.write_bytes(msgspec.msgpack.encode(start))
+            order = StartOrder(
+                host.name, str(start_file), str(self._folder / "logs" / f"{host.name}.log")
+            )
+            control = self._server.start(order, fabric.hosts[host.name].netns_fd)
+            self._controls[host.name] = control
+            self._running.add(host.name)
+
+    def _await_ready(self) -> None:
+        """Every host has its memory and models; the first that cannot ends the run."""
+        deadline_s = time.monotonic() + self._plan.start_deadline_s
+        with selectors.DefaultSelector() as selector:
+            for host, control in self._controls.items():
+                selector.register(control, selectors.EVENT_READ, host)
+            while selector.get_map():
+                events = selector.select(max(0.0, deadline_s - time.monotonic()))
+                if not events:
+                    late = sorted(key.data for key in selector.get_map().values())
+                    raise RunFailed(
+                        f"{', '.join(late)} not ready after {self._plan.start_deadline_s:g} s; "
+                        f"see {self._folder / 'logs'}"
+                    )
+                for key, _ in events:
+                    if not self._controls[key.data].recv(1):
+                        raise self._failure(key.data, "before the start")
+                    selector.unregister(key.fileobj)
+
+    def _go(self) -> float:
+        start_s = time.monotonic() + START_AHEAD_S
+        stamp = int(start_s * 1e9).to_bytes(8, "big")
+        for control in self._controls.values():
+            control.sendall(stamp)
+        return start_s
+
+    def _watch(self, fabric: "Fabric", start_s: float) -> None:
+        """Sample on a fixed grid and pass progress on until every host has left."""
+        period_s, grid = self._plan.sample_period_s, 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._server.socket, selectors.EVENT_READ, "")
+            selector.register(self._controls["agents"], selectors.EVENT_READ, "agents")
+            while self._running:
+                due_s = start_s + grid * period_s
+                events = selector.select(max(0.0, due_s - time.monotonic()))
+                for key, _ in events:
+                    if key.data == "agents":
+                        self._pass_on(selector)
+                    else:
+                        self._hear_exit()
+                if time.monotonic() >= due_s:
+                    self._samples.append(_look(fabric, due_s))
+                    grid = max(grid + 1, int((time.monotonic() - start_s) / period_s))
+        self._samples.append(_look(fabric, time.monotonic()))
+
+    def _pass_on(self, selector: selectors.BaseSelector) -> None:
+        lines = self._controls["agents"].recv(1 << 16)
+        if not lines:
+            selector.unregister(self._controls["agents"])
+            return
+        ended, total = json.loads(lines.splitlines()[-1])
+        say(progress=ended, total=total)
+
+    def _hear_exit(self) -> None:
+        exited = self._server.exited()
+        self._running.discard(exited.host)
+        if exited.code != 0:
+            raise self._failure(exited.host, f"with code {exited.code}")
+
+    def _failure(self, host: str, how: str) -> RunFailed:
+        log = self._folder / "logs" / f"{host}.log"
+        lines = log.read_text().strip().splitlines() if log.exists() else []
+        last = lines[-1] if lines else "it left no word"
+        return RunFailed(f"host {host} ended {how}: {last} (whole story: {log})")
+
+
+def _look(fabric: "Fabric", due_s: float) -> Sample:
+    at_s = time.monotonic()
+    ports = tuple(
+        PortBytes(host, nic, link.received_payload_bytes, link.sent_payload_bytes)
+        for (host, nic), link in fabric.counters().items()
+    )
+    return Sample(at_s, ports, machine_busy_s(), own_cpu_s(), max(0.0, at_s - due_s))
+
+
+def _class_bytes(fabric: "Fabric") -> dict[str, dict[str, int]]:
+    """Bytes by class at the owner's egress (`host:nic>`) and at the switch port (`host:nic<`)."""
+    found = {}
+    for (host, nic), classes in fabric.class_counters().items():
+        found[f"{host}:{nic}>"] = {name: c.sent_bytes for name, c in classes.sent.items()}
+        found[f"{host}:{nic}<"] = {name: c.sent_bytes for name, c in classes.received.items()}
+    return found
+
+
+def main() -> int:
+    """PID 1: the forkserver first, so that torch loads while the network comes up."""
+    server = ForkServer()
+    hold_lifeline()
+    try:
+        Lab(Path(sys.argv[1]), server).run()
+    except RunFailed as error:
+        say(phase="failed", reason=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

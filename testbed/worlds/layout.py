@@ -1,0 +1,280 @@
+"""From an experiment, a workload and a policy to what each host of the emulated world plays."""
+
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+from engines.agents import AgentsConfig
+from engines.config import (
+    BufferConfig,
+    DecodeConfig,
+    GpuTime,
+    GroupConfig,
+    KvShape,
+    PrefillConfig,
+    ServiceConfig,
+    StorageConfig,
+)
+from engines.kv import round_up
+from engines.real.pool import KvLayout
+from engines.real.shape import DecoderShape
+from scheduler.policy import lookup
+from scheduler.types import ClusterSpec, Side
+from testbed.cluster import buffer_tokens, check_fits, cluster_spec, decode_lane_tokens
+from testbed.scale import scaling
+from testbed.spec import BLOCK_TOKENS, Experiment
+from testbed.workload import Workload, averages
+from testbed.worlds.plan import HostPlan, LabPlan, Opening, WirePlan, WorldPlan
+
+PADDED_TO_ROWS = 128
+PHASES = 16  # ticks in a decode quantum
+PERSIST_BLOCKS = 1024  # a DE buffer's room for generated blocks on their way to storage
+INBOX_BLOCKS = 4096  # each buffer's part of a storage host's inbox
+COLLECTIVE_BYTES = 2048  # what an engine tells each peer of its group at each layer
+SAMPLE_PERIOD_S = 0.25
+START_DEADLINE_S = 120.0
+
+
+class Layout:
+    """Names, sizes and groups of one policy's run; `plan` is the whole of it."""
+
+    def __init__(
+        self, experiment: Experiment, workload: Workload, policy: str, folder: Path, cache: Path
+    ) -> None:
+        self._experiment = experiment
+        self._workload = workload
+        self._folder = folder
+        self._cache = cache
+        self.policy_name = policy
+        self.knobs = knobs(experiment, policy)
+        self.policy = lookup(policy, **self.knobs)
+        self.means = averages(workload, BLOCK_TOKENS)
+        check_fits(experiment, self.means)
+        self.cluster: ClusterSpec = cluster_spec(experiment, self.means)
+        scale = experiment.scale
+        self.shape = DecoderShape(layers=scale.layers)
+        self.kv = KvLayout(scale.token_scale, BLOCK_TOKENS, scale.layers, self.shape.kv_width)
+        self.scaling = scaling(experiment)
+        self._kv_shape = KvShape(scale.layers, BLOCK_TOKENS, BLOCK_TOKENS)
+        openings = (opening.tokens for opening in workload.openings)
+        self._longest = max(self.means.max_context_tokens, *openings)
+        self._nodes = [*experiment.cluster.prefill, *experiment.cluster.decode]
+        self._buffers = {node: f"{node}-buf" for node in self._nodes}
+        engines = [engine.name for engine in self.cluster.engines]
+        self._gpu_hosts = {engine: self._gpu_host(engine) for engine in engines}
+        self._storages = tuple(f"store{n}" for n in range(experiment.cluster.storage_hosts))
+
+    def plan(self, run_id: int) -> LabPlan:
+        """Everything that the lab needs."""
+        return LabPlan(
+            self._world(run_id), self._wires(), tuple(self._hosts()), SAMPLE_PERIOD_S,
+            START_DEADLINE_S,
+        )  # fmt: skip
+
+    @property
+    def pipeline_turns(self) -> int:
+        """Turns that reads in flight and two forwards of every lane can hold at once."""
+        experiment = self._experiment
+        reading = (
+            len(self._nodes) if self.policy.traits.layerwise else len(experiment.cluster.prefill)
+        )
+        lanes = experiment.cluster.gpus_per_node * experiment.cluster.prefill_nodes
+        return reading * experiment.engine.reads_in_flight + 2 * lanes * self._batch_turns()
+
+    def _batch_turns(self) -> int:
+        """Mean turns of a lane's full forward."""
+        traits = self.policy.traits
+        if traits.quota_s is None:
+            return traits.max_batch or 1
+        hit, computed = self.means.hit_tokens, self.means.computed_tokens
+        turn_s = self._experiment.model.prefill_gpu_s(hit, computed)
+        return max(1, round(traits.quota_s / turn_s))
+
+    def _gpu_host(self, engine: str) -> str:
+        node, lane = engine.split("/")
+        return f"{node}-gpu" if self._experiment.cluster.folded else f"{node}-gpu{lane}"
+
+    def _world(self, run_id: int) -> WorldPlan:
+        scale = self._experiment.scale
+        rows = self.kv.rows(self._longest) + 1
+        padded_rows = round_up(rows, PADDED_TO_ROWS)
+        words = msgspec.json.encode((self.shape, padded_rows))
+        return WorldPlan(
+            run_id=run_id,
+            folder=str(self._folder),
+            cache=str(self._cache),
+            time_scale=scale.time_scale,
+            layout=self.kv,
+            shape=self.shape,
+            fingerprint=xxhash.xxh3_64_hexdigest(words),
+            padded_rows=padded_rows,
+            author_seed=self._experiment.seed,
+            openings=tuple(Opening(o.id, o.tokens) for o in self._workload.openings),
+            verify_digests=self._experiment.engine.verify_digests,
+            policy_knobs=self.knobs,
+        )
+
+    def _wires(self) -> WirePlan:
+        experiment, law = self._experiment, self.scaling
+        cluster = experiment.cluster
+        gpus = cluster.gpus_per_node if cluster.folded else 1
+        default = experiment.hardware.snic_bytes_per_s * experiment.hardware.snic_share
+        return WirePlan(
+            prefill_nodes=cluster.prefill_nodes,
+            decode_nodes=cluster.decode_nodes,
+            gpus_per_node=cluster.gpus_per_node,
+            folded=cluster.folded,
+            storage_hosts=cluster.storage_hosts,
+            qos=experiment.qos,
+            snic_bps=law.bps(default),
+            cnic_bps=law.bps(experiment.hardware.cnic_bytes_per_s * gpus),
+            node_bps=law.bps(experiment.node_cnic_bytes_per_s),
+            snic_overrides_bps={
+                f"{node}-buf": law.bps(experiment.snic_bytes_per_s(node))
+                for node in experiment.nodes
+            },
+        )
+
+    def _hosts(self) -> list[HostPlan]:
+        hosts = [self._storage_host(name) for name in self._storages]
+        hosts += [self._buffer_host(node) for node in self._nodes]
+        hosts += [self._engine_host(host) for host in dict.fromkeys(self._gpu_hosts.values())]
+        service = ServiceConfig(
+            "sched", self.cluster, self.policy_name, self._gpu_hosts, self._buffers
+        )
+        hosts.append(HostPlan(service, {}))
+        everyone = tuple(host.name for host in hosts)
+        agents = AgentsConfig(
+            host="agents",
+            scheduler="sched",
+            everyone=everyone,
+            agents=self._workload.agents,
+            block_tokens=BLOCK_TOKENS,
+            deadline_s=self._experiment.engine.deadline_s,
+        )
+        return [*hosts, HostPlan(agents, {})]
+
+    def _storage_host(self, name: str) -> HostPlan:
+        engine = self._experiment.engine
+        longest = round_up(self._longest, BLOCK_TOKENS)
+        stage = engine.reads_in_flight * len(self._nodes) * longest
+        config = StorageConfig(name, self._kv_shape, stage, engine.deadline_s)
+        inbox = len(self._nodes) * self._inbox_tokens
+        return HostPlan(config, {"stage": stage, "inbox": inbox})
+
+    @property
+    def _inbox_tokens(self) -> int:
+        return max(INBOX_BLOCKS * BLOCK_TOKENS, round_up(self._longest, BLOCK_TOKENS))
+
+    def _buffer_host(self, node: str) -> HostPlan:
+        experiment = self._experiment
+        side = self._side(node)
+        config = BufferConfig(
+            host=self._buffers[node],
+            node=node,
+            side=side.value,
+            group=self._group(node),
+            kv=self._kv_shape,
+            dram_tokens=buffer_tokens(experiment),
+            reads_in_flight=experiment.engine.reads_in_flight,
+            read_ahead=self.policy.traits.read_ahead,
+            storages=self._storages,
+            inbox_base=self._nodes.index(node) * self._inbox_tokens,
+            inbox_tokens=self._inbox_tokens,
+            engine_hosts=self._gpu_hosts,
+            everyone=self._all_but(self._buffers[node]),
+            deadline_s=experiment.engine.deadline_s,
+        )
+        pools = {"dram": config.dram_tokens}
+        if side is Side.DE:
+            pools["persist"] = PERSIST_BLOCKS * BLOCK_TOKENS
+        return HostPlan(config, pools)
+
+    def _engine_host(self, host: str) -> HostPlan:
+        lanes = tuple(name for name, its in self._gpu_hosts.items() if its == host)
+        node = lanes[0].split("/")[0]
+        if self._side(node) is Side.PE:
+            return self._prefill_host(host, node, lanes)
+        return self._decode_host(host, node, lanes)
+
+    def _prefill_host(self, host: str, node: str, lanes: tuple[str, ...]) -> HostPlan:
+        experiment = self._experiment
+        share = len(lanes) / experiment.cluster.gpus_per_node
+        config = PrefillConfig(
+            host=host,
+            lanes=lanes,
+            group=self._group(node),
+            kv=self._kv_shape,
+            traits=self.policy.traits,
+            gpu=GpuTime(experiment.model.per_token_s, experiment.model.per_pair_s),
+            pool_tokens=self._tokens(experiment.engine.prefill_pool_bytes * share),
+            buffers=self._buffers,
+            client="agents",
+            deadline_s=experiment.engine.deadline_s,
+        )
+        return HostPlan(config, {"hbm": config.pool_tokens})
+
+    def _decode_host(self, host: str, node: str, lanes: tuple[str, ...]) -> HostPlan:
+        experiment = self._experiment
+        hosts = list(dict.fromkeys(
+            its for name, its in self._gpu_hosts.items() if name.split("/")[0] == node
+        ))  # fmt: skip
+        persist = PERSIST_BLOCKS // len(hosts) * BLOCK_TOKENS
+        config = DecodeConfig(
+            host=host,
+            buffer=self._buffers[node],
+            lanes=lanes,
+            group=self._group(node),
+            kv=self._kv_shape,
+            lane_tokens=decode_lane_tokens(experiment),
+            tpot_s=experiment.model.tpot_s,
+            phases=PHASES,
+            persist_base=hosts.index(host) * persist,
+            persist_tokens=persist,
+            kv_samples=experiment.engine.kv_samples,
+            client="agents",
+            scheduler="sched",
+            deadline_s=experiment.engine.deadline_s,
+        )
+        return HostPlan(config, {"hbm": len(lanes) * config.lane_tokens})
+
+    def _group(self, node: str) -> GroupConfig:
+        name = next(e.group for e in self.cluster.engines if e.node == node)
+        nodes = list(dict.fromkeys(e.node for e in self.cluster.engines if e.group == name))
+        engines = list(dict.fromkeys(
+            self._gpu_hosts[e.name] for e in self.cluster.engines if e.group == name
+        ))  # fmt: skip
+        return GroupConfig(
+            name=name,
+            leader=engines[0],
+            engines=tuple(engines),
+            members=(*engines, *(self._buffers[node] for node in nodes)),
+            scheduler="sched",
+            period_s=self._experiment.engine.fetch_period_s,
+            load_bytes=COLLECTIVE_BYTES,
+        )
+
+    def _side(self, node: str) -> Side:
+        return Side.PE if node in self._experiment.cluster.prefill else Side.DE
+
+    def _all_but(self, host: str) -> tuple[str, ...]:
+        """Whom a failed turn concerns: every host but the storage's, and not the one that tells."""
+        hosts = [*self._buffers.values(), *dict.fromkeys(self._gpu_hosts.values())]
+        return tuple(name for name in [*hosts, "sched", "agents"] if name != host)
+
+    def _tokens(self, size_bytes: float) -> int:
+        """Whole blocks of tokens in a memory of the profile."""
+        tokens = int(size_bytes / self._experiment.model.kv_bytes_per_token)
+        return tokens // BLOCK_TOKENS * BLOCK_TOKENS
+
+
+def knobs(experiment: Experiment, policy: str) -> dict[str, float]:
+    """The experiment's values for those limits that the policy sets at all."""
+    engine, limits = experiment.engine, lookup(policy).traits
+    values: dict[str, float] = {
+        "read_ahead": engine.read_ahead,
+        "quota_s": engine.prefill_quota_s,
+        "max_batch": engine.max_batch,
+    }
+    return {name: value for name, value in values.items() if getattr(limits, name) is not None}

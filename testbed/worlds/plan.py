@@ -1,0 +1,95 @@
+"""What the supervisor hands to the lab: hosts, what each of them plays, and the wires."""
+
+import msgspec
+
+from engines.agents import AgentsConfig
+from engines.config import (
+    BufferConfig,
+    DecodeConfig,
+    PrefillConfig,
+    ServiceConfig,
+    StorageConfig,
+)
+from engines.real.pool import KvLayout
+from engines.real.shape import DecoderShape
+
+RoleConfig = (
+    StorageConfig | BufferConfig | PrefillConfig | DecodeConfig | ServiceConfig | AgentsConfig
+)
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A shared beginning of contexts, in real tokens, that storage holds before the run."""
+
+    id: int
+    tokens: int
+
+
+class HostPlan(msgspec.Struct, frozen=True):
+    """One host: its role, and its registered regions in real tokens."""
+
+    role: RoleConfig
+    pools: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        """The Mininet host's name."""
+        return self.role.host
+
+
+class WorldPlan(msgspec.Struct, frozen=True):
+    """What every host must know of the emulated world; nothing of it reaches the engines."""
+
+    run_id: int
+    folder: str
+    cache: str
+    time_scale: float
+    layout: KvLayout
+    shape: DecoderShape
+    fingerprint: str
+    padded_rows: int
+    author_seed: int
+    openings: tuple[Opening, ...]
+    verify_digests: bool
+    policy_knobs: dict[str, float]
+
+
+class WirePlan(msgspec.Struct, frozen=True):
+    """The network: a topology's shape, payload rates in emulated bit/s, and classes on or off."""
+
+    prefill_nodes: int
+    decode_nodes: int
+    gpus_per_node: int
+    folded: bool
+    storage_hosts: int
+    qos: bool
+    snic_bps: float
+    cnic_bps: float
+    node_bps: float
+    snic_overrides_bps: dict[str, float]
+
+
+class LabPlan(msgspec.Struct, frozen=True):
+    """Everything the lab needs; written to the run's folder as `plan.msgpack`."""
+
+    world: WorldPlan
+    wires: WirePlan
+    hosts: tuple[HostPlan, ...]
+    sample_period_s: float
+    start_deadline_s: float
+
+
+class HostStart(msgspec.Struct, frozen=True, tag="host"):
+    """What the forkserver is told with each new host process."""
+
+    host: HostPlan
+    world: WorldPlan
+    directory: dict[str, dict[str, str]]
+
+
+class TruthStart(msgspec.Struct, frozen=True, tag="truth"):
+    """Check part `share` of `shares` of all agents against the reference."""
+
+    folder: str
+    share: int
+    shares: int

@@ -1,0 +1,106 @@
+"""Packing of a forward: the quota of GPU time, the cut, and the limit by count."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.batch import Candidate, pack
+from scheduler.policy import Traits
+
+
+def kilo_tokens_a_second(cached_tokens: int, compute_tokens: int) -> float:
+    return compute_tokens / 1_024
+
+
+def attention(cached_tokens: int, compute_tokens: int) -> float:
+    return compute_tokens * (1e-5 + 1e-9 * (cached_tokens + compute_tokens / 2))
+
+
+def by_quota(quota_s: float) -> Traits:
+    return Traits(layerwise=True, quota_s=quota_s)
+
+
+def test_whole_requests_run_in_order_while_the_quota_lasts() -> None:
+    candidates = [Candidate(7, 0, 100), Candidate(3, 0, 200)]
+    chunks = pack(candidates, by_quota(0.5), kilo_tokens_a_second)
+    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(7, 100), (3, 200)]
+
+
+def test_the_request_that_overflows_is_cut_to_what_fits_and_the_rest_waits() -> None:
+    candidates = [Candidate(1, 0, 200), Candidate(2, 0, 200), Candidate(3, 0, 1)]
+    chunks = pack(candidates, by_quota(300 / 1_024), kilo_tokens_a_second)
+    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(1, 200), (2, 100)]
+
+
+def test_cached_tokens_make_a_chunk_dearer_and_so_smaller() -> None:
+    small = pack([Candidate(1, 100_000, 10_000)], by_quota(0.1), attention)
+    large = pack([Candidate(1, 0, 10_000)], by_quota(0.1), attention)
+    assert 0 < small[0].tokens < large[0].tokens < 10_000
+
+
+def test_a_chunk_of_less_than_one_token_is_none() -> None:
+    candidates = [Candidate(1, 0, 300), Candidate(2, 0, 200)]
+    chunks = pack(candidates, by_quota(300 / 1_024), kilo_tokens_a_second)
+    assert [chunk.request for chunk in chunks] == [1]
+
+
+def test_one_token_runs_even_if_it_breaks_the_quota() -> None:
+    chunks = pack([Candidate(1, 0, 50)], by_quota(0.0001), kilo_tokens_a_second)
+    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(1, 1)]
+
+
+def test_by_count_the_first_requests_run_whole_whatever_they_cost() -> None:
+    candidates = [Candidate(number, 0, 10**6) for number in range(5)]
+    chunks = pack(candidates, Traits(layerwise=False, max_batch=2), kilo_tokens_a_second)
+    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(0, 10**6), (1, 10**6)]
+
+
+def test_without_limits_all_run() -> None:
+    candidates = [Candidate(number, 0, 10**6) for number in range(5)]
+    assert len(pack(candidates, Traits(layerwise=True), kilo_tokens_a_second)) == 5
+
+
+def test_nothing_to_run_packs_nothing() -> None:
+    assert pack([], by_quota(300 / 1_024), kilo_tokens_a_second) == []
+
+
+tokens = st.integers(1, 50_000)
+
+
+@given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=20), st.floats(0.001, 2.0))
+def test_a_forward_fills_the_quota_in_order_and_never_breaks_it(
+    sizes: list[tuple[int, int]], quota_s: float
+) -> None:
+    candidates = [Candidate(number, *size) for number, size in enumerate(sizes)]
+    chunks = pack(candidates, by_quota(quota_s), attention)
+    assert [chunk.request for chunk in chunks] == list(range(len(chunks)))
+    assert all(
+        chunk.tokens == candidate.pending_tokens
+        for chunk, candidate in zip(chunks[:-1], candidates, strict=False)
+    )
+    spent_s = sum(chunk.gpu_s for chunk in chunks)
+    assert spent_s <= quota_s + 1e-9
+    last = candidates[len(chunks) - 1]
+    if chunks[-1].tokens < last.pending_tokens:
+        one_more_s = attention(last.cached_tokens, chunks[-1].tokens + 1) - chunks[-1].gpu_s
+        assert spent_s + one_more_s > quota_s - 1e-9
+    elif len(chunks) < len(candidates):
+        following = candidates[len(chunks)]
+        assert spent_s + attention(following.cached_tokens, 1) > quota_s - 1e-9
+
+
+@given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=8), st.floats(0.0001, 1.0))
+def test_forwards_end(sizes: list[tuple[int, int]], quota_s: float) -> None:
+    left = {number: size for number, size in enumerate(sizes)}
+    forwards = 0
+    budget = sum(attention(cached, pending) for cached, pending in sizes)
+    while left and forwards < 200:
+        candidates = [Candidate(number, *size) for number, size in left.items()]
+        chunks = pack(candidates, by_quota(quota_s + budget / 100), attention)
+        assert chunks
+        for chunk in chunks:
+            cached, pending = left.pop(chunk.request)
+            assert 1 <= chunk.tokens <= pending
+            if chunk.tokens < pending:
+                left[chunk.request] = (cached + chunk.tokens, pending - chunk.tokens)
+        forwards += 1
+    assert not left
