@@ -132,7 +132,9 @@ class Agents:
         held = [Extent(OPENING_CHAINS + plan.opening, 0, count)] if count else []
         chain = self._first_request[plan.agent]  # any number that nobody else uses
         for number, turn in enumerate(plan.turns):
-            kept = min(context_tokens, turn.keep_tokens or context_tokens)
+            kept = context_tokens
+            if turn.keep_tokens is not None:
+                kept = min(kept, turn.keep_tokens)
             if kept < context_tokens:
                 # The context diverges: what follows is another branch of the trie.
                 content = self._author.truncate(content, kept)

@@ -4,6 +4,8 @@ The life of a turn's KV here is one coroutine, step by step as in section 3 of t
 `_prefill_side` is steps 1-4 of the PE read path, `_decode_side` the DE buffer's part of both.
 """
 
+from itertools import groupby
+
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
@@ -11,7 +13,7 @@ from anyio.abc import TaskGroup
 from engines.config import BufferConfig
 from engines.control import Reporter
 from engines.errors import EngineError, KvDigestMismatch
-from engines.kv import Extent, Slots, Span, blocks
+from engines.kv import Extent, Slots, Span, blocks, storage_of
 from engines.messages import (
     Admit,
     Admitted,
@@ -48,10 +50,28 @@ class HeldTurn:
         self.pulled: Awaited[bool] = Awaited(f"the end of turn {request}'s pulls")
         self.complete: Awaited[LayerDone] = Awaited(f"the last layer of turn {request}")
         self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
+        self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
         self.queued_tokens = 0
         self.tokens_due = 0
         self.tokens_here = 0
         self.final: LayerDone | None = None
+
+    def expect(self, assign: Assign, block_tokens: int) -> None:
+        """On the DE side: how many blocks decode will send, and what they continue."""
+        request = assign.turn.request
+        self.chain, self.content = assign.turn.chain, assign.turn.content
+        end, prompt = (
+            blocks(tokens, block_tokens)
+            for tokens in (request.context_tokens, request.prompt_tokens)
+        )
+        self.blocks_left = end - prompt
+        self.count_kept(0)
+
+    def count_kept(self, count: int) -> None:
+        """So many more generated blocks are in storage."""
+        self.blocks_left -= count
+        if self.blocks_left == 0:
+            self.kept.set(True)
 
 
 class Buffer:
@@ -70,7 +90,7 @@ class Buffer:
         self._reads = anyio.Semaphore(config.reads_in_flight)
         self._ahead = anyio.Semaphore(config.read_ahead or 1_000_000)
         self._turns: dict[int, HeldTurn] = {}
-        self._arriving: dict[Span, tuple[Awaited[bool], Awaited[ReadDigests]]] = {}
+        self._arriving: dict[Span, _Arrival] = {}
         self._keeping: dict[Extent, Awaited[bool]] = {}
         self._failed: set[int] = set()
         self._seen = 0
@@ -95,9 +115,9 @@ class Buffer:
             case Assign():
                 tasks.start_soon(self._live, message)
             case ReadDone():
-                self._arriving[message.span][0].set(True)
+                self._arriving[message.span].blocks.set(True)
             case ReadDigests():
-                self._arriving[message.span][1].set(message)
+                self._arriving[message.span].digests.set(message)
             case Pull():
                 tasks.start_soon(self._push, sender, message)
             case LayerDone():
@@ -148,6 +168,7 @@ class Buffer:
         try:
             prompt = Span("dram", slot, 0, request.prompt_tokens, 0, kv.layers)
             turn.tokens_due = (request.prompt_tokens - here) * kv.layers
+            turn.expect(assign, kv.block_tokens)
             prefill = self._config.engine_hosts[assign.decision.pe]
             await self._transport.send(prefill, Granted(request.id, prompt))
             await self._read_all(turn, assign, reads, slot)
@@ -155,6 +176,8 @@ class Buffer:
             await self._hand_over(turn, assign, final, prompt)
         finally:
             self._dram.give(slot)
+        # What decode generates continues the prompt: its keys need the content until the end.
+        await turn.kept.wait(self._clock, self._config.deadline_s)
 
     async def _hand_over(
         self, turn: HeldTurn, assign: Assign, final: LayerDone, prompt: Span
@@ -170,7 +193,7 @@ class Buffer:
             content,
             request.id,
         )
-        await self._transport.send(decode, Admit(request.id, content, final.content))
+        await self._transport.send(decode, Admit(request.id, final.content))
         hbm = await turn.admitted.wait(self._clock, self._config.deadline_s)
         move = Write(prompt, hbm.tokens(0, request.prompt_tokens), Start(request.id), request.id)
         async with anyio.create_task_group() as both:
@@ -193,26 +216,37 @@ class Buffer:
             await self._transport.send(prefill, loaded)
 
     async def _read(self, turn: HeldTurn, assign: Assign, read: ReadExtent, span: Span) -> None:
-        extents = _cut(assign.turn.context, read.first, read.count)
-        storage = self._storage(assign.turn.chain)
-        arrival: tuple[Awaited[bool], Awaited[ReadDigests]] = (
-            Awaited(f"the blocks of turn {turn.request} from {storage}"),
-            Awaited(f"the digests of turn {turn.request} from {storage}"),
-        )
-        self._arriving[span] = arrival
-        deadline_s = self._config.deadline_s
-        await self._transport.send(storage, Read(turn.request, extents, span))
-        answer = await arrival[1].wait(self._clock, deadline_s)
-        if answer.error:
-            del self._arriving[span]
-            return await self._fail(turn, answer.error)
-        await arrival[0].wait(self._clock, deadline_s)
-        del self._arriving[span]
+        parts = self._parts(turn.request, _cut(assign.turn.context, read.first, read.count), span)
+        for storage, part in parts:
+            self._arriving[part.into] = _Arrival(turn.request, storage)
+            await self._transport.send(storage, part)
+        digests = b""
+        for _, part in parts:
+            arrival = self._arriving[part.into]
+            answer = await arrival.digests.wait(self._clock, self._config.deadline_s)
+            if answer.error:
+                return await self._fail(turn, answer.error)
+            await arrival.blocks.wait(self._clock, self._config.deadline_s)
+            del self._arriving[part.into]
+            digests += answer.digests
         try:
-            self._transport.check(span, assign.turn.content, read.first, answer.digests)
+            self._transport.check(span, assign.turn.content, read.first, digests)
         except KvDigestMismatch as error:
             self.account["digest_failures"] += 1
             await self._fail(turn, str(error))
+
+    def _parts(
+        self, request: int, extents: tuple[Extent, ...], span: Span
+    ) -> list[tuple[str, Read]]:
+        """One read a storage host: neighbours in the prompt that lie on the same one."""
+        found: list[tuple[str, Read]] = []
+        at = span.first
+        for storage, group in groupby(extents, lambda extent: self._storage(extent.chain)):
+            those = tuple(group)
+            end = at + sum(extent.count for extent in those) * self._config.kv.block_tokens
+            found.append((storage, Read(request, those, span.tokens(at, end))))
+            at = end
+        return found
 
     async def _push(self, prefill: str, pull: Pull) -> None:
         """Layer Blocks from DRAM into prefill HBM; the next layer once this one is there."""
@@ -238,9 +272,11 @@ class Buffer:
             turn.complete.set(turn.final)
 
     async def _append(self, decode: str, append: Append) -> None:
-        extent = Extent(append.chain, append.first_block, append.count)
-        new = _Blocks(extent, append.span, append.content, append.request)
-        await self._keep(new, decode)
+        turn = self._turn(append.request)
+        extent = Extent(turn.chain, append.first_block, append.count)
+        content = turn.content + append.generated
+        await self._keep(_Blocks(extent, append.span, content, append.request), decode)
+        turn.count_kept(append.count)
 
     async def _keep(self, new: "_Blocks", decode: str) -> None:
         """DRAM to storage; then tell the decode engine that a next turn may hit these blocks."""
@@ -276,12 +312,22 @@ class Buffer:
         return self._turns.setdefault(request, HeldTurn(request))
 
     def _storage(self, chain: int) -> str:
-        return self._config.storages[chain % len(self._config.storages)]
+        return storage_of(chain, self._config.storages)
 
     def _report(self) -> Report:
         queued = sum(turn.queued_tokens for turn in self._turns.values())
         node = NodeReport(self._config.node, queued, self._seen)
         return Report(self._config.group.name, (), (node,))
+
+
+class _Arrival:
+    """The two halves of a read's answer, in whatever order they come."""
+
+    def __init__(self, request: int, storage: str) -> None:
+        self.blocks: Awaited[bool] = Awaited(f"the blocks of turn {request} from {storage}")
+        self.digests: Awaited[ReadDigests] = Awaited(
+            f"the digests of turn {request} from {storage}"
+        )
 
 
 class _Blocks(msgspec.Struct, frozen=True):

@@ -54,7 +54,6 @@ class Sequence:
     def begin(self, assign: Assign, kv: KvShape) -> None:
         """Take what the assignment says; the prompt itself comes with `admit`."""
         request = self.request = assign.turn.request
-        self.chain = assign.turn.chain
         self.lane = assign.decision.de
         self.hbm_tokens = round_up(request.context_tokens, kv.block_tokens)
         self.position = request.prompt_tokens // kv.quantum_tokens * kv.quantum_tokens
@@ -67,8 +66,7 @@ class Sequence:
         """The prompt's KV is in `slot`; what the prefill generated is processed first."""
         self.slot = slot
         self.start_s = at_s
-        self.content = prompt.content
-        self.next_content = prompt.first
+        self.next_content = prompt.content
         self.generated = b""
 
     def token_s(self, number: int, tpot_s: float) -> float:
@@ -221,7 +219,6 @@ class Decode:
         for layer in range(self._config.kv.layers):
             await self._collective.barrier(layer)
         for sequence, content in zip(batch, results, strict=True):
-            sequence.content += sequence.next_content
             sequence.generated += sequence.next_content
             sequence.next_content = content
             sequence.position += self._config.kv.quantum_tokens
@@ -243,9 +240,7 @@ class Decode:
         tokens = (last - first) * kv.block_tokens
         place = await self._outbox.take(tokens)
         out = Span("persist", self._config.persist_base + place, 0, tokens, 0, kv.layers)
-        note = Append(
-            sequence.request.id, sequence.chain, first, last - first, out, sequence.content
-        )
+        note = Append(sequence.request.id, first, last - first, out, sequence.generated)
         source = sequence.slot.tokens(first * kv.block_tokens, last * kv.block_tokens)
         write = Write(source, out, note, sequence.request.id)
         await self._transport.write(self._config.buffer, write, deadline_s=self._config.deadline_s)

@@ -4,6 +4,8 @@ All in target units: real tokens and blocks of `block_tokens` real tokens. What 
 in bytes, and how it is laid out, is the business of the world's side of the seams.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from engines.errors import CapacityError
@@ -47,6 +49,11 @@ def blocks(tokens: int, block_tokens: int) -> int:
 def round_up(tokens: int, block_tokens: int) -> int:
     """`tokens`, up to a block's boundary."""
     return -(-tokens // block_tokens) * block_tokens
+
+
+def storage_of(chain: int, storages: Sequence[str]) -> str:
+    """The storage host that keeps a chain."""
+    return storages[chain % len(storages)]
 
 
 class Slots:

@@ -111,12 +111,11 @@ class FirstToken(msgspec.Struct, frozen=True, tag="first-token"):
 class Admit(msgspec.Struct, frozen=True, tag="admit"):
     """DE buffer to DE: the whole prompt is here; where in HBM may it go?
 
-    `content` is the prompt's, `first` what the prefill generated.
+    `content` is what the prefill generated.
     """
 
     request: int
     content: bytes
-    first: bytes
 
 
 class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
@@ -135,15 +134,15 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 class Append(msgspec.Struct, frozen=True, tag="append"):
     """DE to DE buffer, doorbell: generated blocks completed; persist them.
 
-    `content` is the whole sequence's content so far; `first_block` counts from position 0.
+    `generated` is what followed the prompt's content so far; `first_block` counts from the
+    prompt's beginning.
     """
 
     request: int
-    chain: int
     first_block: int
     count: int
     span: Span
-    content: bytes
+    generated: bytes
 
 
 class Persist(msgspec.Struct, frozen=True, tag="persist"):

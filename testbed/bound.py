@@ -4,17 +4,15 @@ Each term is one resource kept busy all the time by the workload's mean turn, wi
 to whole blocks; queueing, imbalance and pipeline fill are not in it, so a run stays below.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from statistics import fmean
 
 import msgspec
 
-from scheduler.policies.static_split import StaticSplit
-from scheduler.policy import Policy
 from testbed.cluster import decode_lane_tokens
-from testbed.results.schema import Bound
 from testbed.spec import Experiment
-from testbed.workload import Load, Workload
+from testbed.workload import Load
 
 
 class Reads(StrEnum):
@@ -23,6 +21,14 @@ class Reads(StrEnum):
     PE = "pe"  # prefill nodes in turn, as `basic`: the slowest of them sets the pace
     BOTH = "both"  # every node by its rate, as shorter queues do
     EQUAL = "equal"  # every node the same number, as a fixed rotation does
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The smallest of `terms`, all in turns/s, and its name."""
+
+    turns_per_s: float
+    binds: str
+    terms: dict[str, float]
 
 
 class _Mean(msgspec.Struct, frozen=True):
@@ -35,32 +41,25 @@ class _Mean(msgspec.Struct, frozen=True):
     held_token_s: float
 
 
-def reads_of(policy: Policy) -> Reads:
-    """How a policy spreads its reads; an unknown layerwise one gets the benefit of the doubt."""
-    if not policy.traits.layerwise:
-        return Reads.PE
-    return Reads.EQUAL if isinstance(policy, StaticSplit) else Reads.BOTH
-
-
-def bound(experiment: Experiment, workload: Workload, policy: Policy) -> Bound:
-    """The smallest of all terms for a policy, and which resource it stands for."""
-    mean = _mean(experiment, workload.loads)
-    snic_turns_per_s, de_share = _storage(experiment, reads_of(policy), mean)
+def bound(experiment: Experiment, turns: Sequence[Load], reads: Reads, agents: int) -> Bound:
+    """The smallest of all terms for a way to spread reads, and the resource that it stands for."""
+    mean = _mean(experiment, turns)
+    snic_turns_per_s, de_share = _storage(experiment, reads, mean)
     cluster = experiment.cluster
     hbm_tokens = decode_lane_tokens(experiment) * cluster.gpus_per_node * cluster.decode_nodes
     terms = {
-        "pe-compute": cluster.prefill_nodes * cluster.gpus_per_node / mean.gpu_s,
-        "snic": snic_turns_per_s,
-        "cnic": _cnics(experiment, mean, de_share),
-        "dram": _dram(experiment, mean, de_share),
-        "de-hbm": _per_s(hbm_tokens, mean.held_token_s),
-        "agents": len(workload.agents) / _unloaded_s(experiment, mean),
+        "PE compute": cluster.prefill_nodes * cluster.gpus_per_node / mean.gpu_s,
+        "SNICs": snic_turns_per_s,
+        "CNICs": _cnics(experiment, mean, de_share),
+        "DRAM": _dram(experiment, mean, de_share),
+        "DE HBM": _per_s(hbm_tokens, mean.held_token_s),
+        "agents in flight": agents / _unloaded_s(experiment, mean),
     }
     binds = min(terms, key=terms.__getitem__)
     return Bound(terms[binds], binds, terms)
 
 
-def _mean(experiment: Experiment, turns: list[Load]) -> _Mean:
+def _mean(experiment: Experiment, turns: Sequence[Load]) -> _Mean:
     model = experiment.model
 
     def decode_s(load: Load) -> float:

@@ -4,7 +4,7 @@ from engines.kv import round_up
 from scheduler.types import ClusterSpec, EngineSpec, Side
 from testbed.errors import InputError
 from testbed.spec import BLOCK_TOKENS, Experiment
-from testbed.workload import Workload
+from testbed.workload import Averages
 
 ALPHA_S = 3.0  # of storage reads (DualPath section 6.2)
 BETA_S = 5.0  # of one GPU's time
@@ -12,7 +12,7 @@ BETA_S = 5.0  # of one GPU's time
 
 def prefill_lane_tokens(experiment: Experiment) -> int:
     """KV tokens that one prefill GPU's part of the node's pool holds, in whole blocks."""
-    pool_bytes = experiment.engines.prefill_pool_bytes / experiment.cluster.gpus_per_node
+    pool_bytes = experiment.engine.prefill_pool_bytes / experiment.cluster.gpus_per_node
     return _whole_blocks(experiment, pool_bytes)
 
 
@@ -31,7 +31,7 @@ def group_name(experiment: Experiment, node: str) -> str:
     return f"{node[:2]}-group{int(node[2:]) // experiment.cluster.group_nodes}"
 
 
-def cluster_spec(experiment: Experiment, workload: Workload) -> ClusterSpec:
+def cluster_spec(experiment: Experiment, mean: Averages) -> ClusterSpec:
     """Engines `<node>/<lane>`, and the profiled thresholds in full prompt tokens.
 
     `alpha_tokens` is 3 s of the slowest node's effective storage NIC, `beta_tokens` is 5 s of
@@ -47,7 +47,6 @@ def cluster_spec(experiment: Experiment, workload: Workload) -> ClusterSpec:
         for lane in range(cluster.gpus_per_node)
     )
     snic = min(experiment.snic_bytes_per_s(node) for node, _ in nodes)
-    mean = workload.averages
     turn_s = model.prefill_gpu_s(mean.hit_tokens, mean.computed_tokens)
     return ClusterSpec(
         engines=engines,
@@ -57,11 +56,11 @@ def cluster_spec(experiment: Experiment, workload: Workload) -> ClusterSpec:
     )
 
 
-def check_fits(experiment: Experiment, workload: Workload) -> None:
+def check_fits(experiment: Experiment, mean: Averages) -> None:
     """Raise InputError unless the workload's longest context fits into every memory."""
-    need = round_up(workload.averages.max_context_tokens, BLOCK_TOKENS)
+    need = round_up(mean.max_context_tokens, BLOCK_TOKENS)
     memories = {
-        "a prefill GPU's part of engines.prefill_pool_bytes": prefill_lane_tokens(experiment),
+        "a prefill GPU's part of engine.prefill_pool_bytes": prefill_lane_tokens(experiment),
         "hardware.hbm_kv_bytes_per_gpu": decode_lane_tokens(experiment),
         "hardware.dram_buffer_bytes": buffer_tokens(experiment),
     }

@@ -6,36 +6,25 @@ tokens' = tokens / N, bytes' = bytes x beta, rate' = rate x beta / tau, time' = 
 Hit rate, P/D, CNIC : SNIC and load : compute stay what they are.
 """
 
+from collections.abc import Iterable
 from statistics import fmean
-from typing import Self
 
 import msgspec
 
 from testbed.spec import Experiment
-from testbed.workload import Workload
+from testbed.workload import Load
 
 KV_WIDTH = 80  # float32 values of an emulated token's KV at one layer: 64 latent, 16 rotary
 FLOAT_BYTES = 4
 
 
-class Scale(msgspec.Struct, frozen=True):
+class Scaling(msgspec.Struct, frozen=True):
     """N, tau, k' (`row_bytes`) and k; rates are payload rates."""
 
     token_scale: int
     time_scale: float
     row_bytes: int
     kv_bytes_per_token: float
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> Self:
-        """The law with an experiment's numbers."""
-        scale = experiment.scale
-        return cls(
-            token_scale=scale.token_scale,
-            time_scale=scale.time_scale,
-            row_bytes=scale.layers * KV_WIDTH * FLOAT_BYTES,
-            kv_bytes_per_token=experiment.model.kv_bytes_per_token,
-        )
 
     @property
     def byte_scale(self) -> float:
@@ -50,7 +39,7 @@ class Scale(msgspec.Struct, frozen=True):
         """Emulated bytes."""
         return target_bytes * self.byte_scale
 
-    def link_bps(self, target_bytes_per_s: float) -> float:
+    def bps(self, target_bytes_per_s: float) -> float:
         """Emulated bit/s of a link, from target bytes/s."""
         return target_bytes_per_s * 8 * self.byte_scale / self.time_scale
 
@@ -83,15 +72,26 @@ class Ratio(msgspec.Struct, frozen=True):
     emulated: float
 
 
-def dimensionless(experiment: Experiment, workload: Workload) -> tuple[Ratio, ...]:
+def scaling(experiment: Experiment) -> Scaling:
+    """The law with an experiment's numbers."""
+    scale = experiment.scale
+    return Scaling(
+        token_scale=scale.token_scale,
+        time_scale=scale.time_scale,
+        row_bytes=scale.layers * KV_WIDTH * FLOAT_BYTES,
+        kv_bytes_per_token=experiment.model.kv_bytes_per_token,
+    )
+
+
+def dimensionless(experiment: Experiment, turns: Iterable[Load]) -> tuple[Ratio, ...]:
     """The numbers that scaling must keep, worked out from each side's own units.
 
     The emulated side counts emulated tokens, bytes and bit/s as the links carry them.
     """
-    law, model, cluster = Scale.of(experiment), experiment.model, experiment.cluster
+    law, model, cluster = scaling(experiment), experiment.model, experiment.cluster
     snic_rate = experiment.hardware.snic_bytes_per_s * experiment.hardware.snic_share
     cnic_rate = experiment.hardware.cnic_bytes_per_s
-    loads = workload.loads
+    loads = list(turns)
     hit = fmean(load.hit_tokens for load in loads)
     prompt = fmean(load.prompt_tokens for load in loads)
     hit_rows = fmean(law.rows(load.hit_tokens) for load in loads)
@@ -99,11 +99,11 @@ def dimensionless(experiment: Experiment, workload: Workload) -> tuple[Ratio, ..
     gpu_s = fmean(model.prefill_gpu_s(load.hit_tokens, load.computed_tokens) for load in loads)
     node_s = gpu_s / cluster.gpus_per_node
     load_s = hit * model.kv_bytes_per_token / snic_rate
-    emulated_load_s = hit_rows * law.row_bytes * 8 / law.link_bps(snic_rate)
+    emulated_load_s = hit_rows * law.row_bytes * 8 / law.bps(snic_rate)
     ratio = cluster.prefill_nodes / cluster.decode_nodes
     return (
         Ratio("hit rate", hit / prompt, hit_rows / prompt_rows),
         Ratio("P/D", ratio, ratio),
-        Ratio("CNIC : SNIC", cnic_rate / snic_rate, law.link_bps(cnic_rate) / law.link_bps(snic_rate)),
+        Ratio("CNIC : SNIC", cnic_rate / snic_rate, law.bps(cnic_rate) / law.bps(snic_rate)),
         Ratio("load : compute", load_s / node_s, emulated_load_s / law.seconds(node_s)),
     )

@@ -82,7 +82,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hardware: HardwareProfile
     workload: WorkloadSpec
     scale: ScaleSpec = ScaleSpec()
-    engines: EngineKnobs = EngineKnobs()
+    engine: EngineKnobs = EngineKnobs()
     nodes: dict[str, NodeSpec] = {}
     qos: bool = True
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
@@ -166,10 +166,10 @@ def _cross_check(document: Document, experiment: Experiment) -> None:
                 f"{document.place('nodes', node)}: no node {node!r} in this cluster; "
                 f"{nearest(node, known, 'node')}"
             )
-    pool = experiment.engines.prefill_pool_bytes
+    pool = experiment.engine.prefill_pool_bytes
     hbm = experiment.hardware.hbm_kv_bytes_per_gpu * experiment.cluster.gpus_per_node
     if pool > hbm:
         raise InputError(
-            f"{document.place('engines', 'prefill_pool_bytes')}: engines.prefill_pool_bytes is "
+            f"{document.place('engine', 'prefill_pool_bytes')}: engine.prefill_pool_bytes is "
             f"{pool:g} (by default 8e10); it must be at most {hbm:g}, the node's HBM for KV"
         )

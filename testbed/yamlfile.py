@@ -105,6 +105,8 @@ class _Reader:
                 f"{self._where(line)}: not valid YAML: {problem}; check indentation, "
                 "colons and quotes around this line"
             ) from error
+        except RecursionError as error:
+            raise InputError(f"{self._where(1)}: nested far too deep; flatten it") from error
         self._document.places[key] = self._where(1)
         return None if node is None else self._value(node, key)
 

@@ -1,1 +1,1 @@
-"""The command `testbed`: one verb a file, each with a click command of its name."""
+"""The command `testbed`: one verb a file, each with a click command named `command`."""

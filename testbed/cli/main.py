@@ -35,11 +35,11 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The click command of the verb's name in its file; raises UsageError with the nearest verb."""
+        """The verb's `command`; raises UsageError with the nearest verb."""
         if cmd_name not in VERBS:
             known = nearest(cmd_name, list(VERBS), "verb")
             raise click.UsageError(f"no verb {cmd_name!r}; {known}")
-        command: click.Command = getattr(import_module(f"testbed.cli.{cmd_name}"), cmd_name)
+        command: click.Command = import_module(f"testbed.cli.{cmd_name}").command
         return command
 
 

@@ -6,20 +6,19 @@ from typing import Any
 import click
 import msgspec
 
-from scheduler.policy import lookup
 from testbed import cluster, scale
-from testbed.bound import bound
+from testbed.bound import Reads, bound
 from testbed.spec import BLOCK_TOKENS, Experiment, load_experiment
-from testbed.workload import Averages, Workload, build_workload
+from testbed.workload import Averages, Workload, averages, build_workload, loads
 
-POLICIES = ("basic", "static-split", "dualpath")
+POLICIES = {"basic": Reads.PE, "static-split": Reads.EQUAL, "dualpath": Reads.BOTH}
 
 
 @click.command()
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def validate(experiment: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(experiment: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check an EXPERIMENT file; create nothing."""
     facts = _facts(experiment, overrides)
     if as_json:
@@ -33,16 +32,21 @@ def validate(experiment: Path, overrides: tuple[str, ...], as_json: bool) -> Non
 def _facts(path: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     experiment = load_experiment(path, overrides)
     workload = build_workload(experiment.workload, experiment.seed)
-    cluster.check_fits(experiment, workload)
+    mean = averages(workload, BLOCK_TOKENS)
+    cluster.check_fits(experiment, mean)
+    turns = list(loads(workload, BLOCK_TOKENS))
+    bounds = {
+        policy: bound(experiment, turns, reads, mean.agents) for policy, reads in POLICIES.items()
+    }
     facts = {
         "experiment": str(path),
         "cluster": _cluster_text(experiment),
         "workload": workload.rule,
-        "averages": workload.averages,
+        "averages": mean,
         "stored_bytes": _stored_bytes(experiment, workload),
-        "ratios": scale.dimensionless(experiment, workload),
+        "ratios": scale.dimensionless(experiment, turns),
         "links": _links(experiment),
-        "bounds": {name: bound(experiment, workload, lookup(name)) for name in POLICIES},
+        "bounds": bounds,
         "warnings": cluster.warnings(experiment),
         "resolved": experiment,
     }
@@ -66,12 +70,12 @@ def _stored_bytes(experiment: Experiment, workload: Workload) -> float:
 
 def _links(experiment: Experiment) -> dict[str, float]:
     """Emulated payload rates in bit/s of the links that a profile names."""
-    law = scale.Scale.of(experiment)
+    law = scale.scaling(experiment)
     hardware = experiment.hardware
     return {
-        "snic": law.link_bps(hardware.snic_bytes_per_s * hardware.snic_share),
-        "cnic": law.link_bps(hardware.cnic_bytes_per_s),
-        "node": law.link_bps(experiment.node_cnic_bytes_per_s),
+        "snic": law.bps(hardware.snic_bytes_per_s * hardware.snic_share),
+        "cnic": law.bps(hardware.cnic_bytes_per_s),
+        "node": law.bps(experiment.node_cnic_bytes_per_s),
     }
 
 

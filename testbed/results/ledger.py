@@ -12,6 +12,7 @@ import msgspec
 from engines.real.pool import KvLayout
 from scheduler.types import Decision, Request, Side
 
+STORAGE = "storage"  # all storage hosts together
 Port = tuple[str, str, str]  # host or node, NIC, "rx" or "tx" as its owner sees it
 
 
@@ -53,14 +54,14 @@ def turn_bytes(request: Request, decision: Decision, layout: KvLayout) -> TurnBy
 
 
 def turn_ports(
-    turn: TurnBytes, decision: Decision, gpus: Mapping[str, str], storage: str
+    turn: TurnBytes, decision: Decision, gpus: Mapping[str, str]
 ) -> Iterable[tuple[Port, int]]:
     """Every port that the turn crosses, with its bytes; `gpus` maps engines to their hosts."""
     pe, de = decision.pe.split("/")[0], decision.de.split("/")[0]
     pe_gpu, de_gpu = gpus[decision.pe], gpus[decision.de]
     kept = turn.prompt_blocks + turn.generated_blocks
     # Steps 1-2: storage to the DRAM of the side that reads.
-    yield (storage, "snic", "tx"), turn.hit
+    yield (STORAGE, "snic", "tx"), turn.hit
     yield (f"{pe}-buf", "snic", "rx"), turn.hit_pe
     yield (f"{de}-buf", "snic", "rx"), turn.hit_de
     # Steps 3-4 (PE path: local) and 3-5 (DE path: straight into prefill HBM), layer by layer.
@@ -81,7 +82,7 @@ def turn_ports(
     yield (de_gpu, "cnic", "tx"), turn.generated_blocks
     # Persistence: new blocks of prompt and generation, each once.
     yield (f"{de}-buf", "snic", "tx"), kept
-    yield (storage, "snic", "rx"), kept
+    yield (STORAGE, "snic", "rx"), kept
 
 
 class PortLine(msgspec.Struct, frozen=True):
@@ -98,16 +99,12 @@ class PortLine(msgspec.Struct, frozen=True):
 
 
 def expected(
-    turns: Iterable[tuple[Request, Decision, int]],
-    layout: KvLayout,
-    gpus: Mapping[str, str],
-    storages: tuple[str, ...],
+    turns: Iterable[tuple[Request, Decision]], layout: KvLayout, gpus: Mapping[str, str]
 ) -> Counter[Port]:
-    """Bytes of every port over a run's turns, each with its chain (which names its storage)."""
+    """Bytes of every port over a run's turns."""
     total: Counter[Port] = Counter()
-    for request, decision, chain in turns:
-        weight = turn_bytes(request, decision, layout)
-        for port, count in turn_ports(weight, decision, gpus, storages[chain % len(storages)]):
+    for request, decision in turns:
+        for port, count in turn_ports(turn_bytes(request, decision, layout), decision, gpus):
             total[port] += count
     return total
 

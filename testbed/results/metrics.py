@@ -171,18 +171,18 @@ def path_share(decisions: Sequence[Decision]) -> dict[str, float]:
 def port_lines(run: RunData) -> list[ledger.PortLine]:
     """The ledger of the whole run, all turns that completed."""
     decisions = run.decisions
-    chains = {turn.request.id: turn.chain for turn in run.turns}
     turns = [
-        (turn.request, decisions[turn.request.id], chains[turn.request.id])
+        (turn.request, decisions[turn.request.id])
         for turn in run.turns
         if turn.done_s and not turn.reason
     ]
-    counted = {}
+    counted: Counter[ledger.Port] = Counter()
     for port in run.samples.samples[-1].ports:
         if port.nic != "mgmt":
-            counted[port.host, port.nic, "rx"] = port.rx_payload_bytes
-            counted[port.host, port.nic, "tx"] = port.tx_payload_bytes
-    wanted = ledger.expected(turns, run.plan.world.layout, run.engine_hosts, run.storages)
+            owner = ledger.STORAGE if port.host in run.storages else port.host
+            counted[owner, port.nic, "rx"] += port.rx_payload_bytes
+            counted[owner, port.nic, "tx"] += port.tx_payload_bytes
+    wanted = ledger.expected(turns, run.plan.world.layout, run.engine_hosts)
     return ledger.compare(wanted, counted)
 
 

@@ -1,6 +1,6 @@
 """Workloads: which agents there are, and what each of their turns appends and generates."""
 
 from testbed.workload.build import build_workload
-from testbed.workload.plan import Averages, Load, Opening, Workload
+from testbed.workload.plan import Averages, Load, Opening, Workload, averages, loads
 
-__all__ = ["Averages", "Load", "Opening", "Workload", "build_workload"]
+__all__ = ["Averages", "Load", "Opening", "Workload", "averages", "build_workload", "loads"]

@@ -5,6 +5,7 @@ from statistics import fmean
 
 from engines.agents import AgentPlan, TurnPlan
 from testbed.errors import InputError
+from testbed.spec import BLOCK_TOKENS
 from testbed.spec_workload import FixedWorkload
 from testbed.workload.plan import Opening, Workload
 
@@ -25,7 +26,7 @@ def build_fixed(spec: FixedWorkload, seed: int) -> Workload:
         AgentPlan(
             agent=number,
             opening=number % spec.openings,
-            opening_tokens=round(start * factor),
+            opening_tokens=_whole_blocks(start * factor),
             turns=turns,
         )
         for number, (turns, factor) in enumerate(zip(plans, factors, strict=True))
@@ -35,6 +36,11 @@ def build_fixed(spec: FixedWorkload, seed: int) -> Workload:
         lengths[agent.opening] = max(lengths.get(agent.opening, 0), agent.opening_tokens)
     openings = tuple(Opening(opening, tokens) for opening, tokens in lengths.items())
     return Workload(openings, agents, _rule(spec, start))
+
+
+def _whole_blocks(tokens: float) -> int:
+    """An opening comes out of storage, which keeps whole blocks."""
+    return max(1, round(tokens / BLOCK_TOKENS)) * BLOCK_TOKENS
 
 
 def _turns(spec: FixedWorkload, random: Random) -> tuple[TurnPlan, ...]:
@@ -60,7 +66,8 @@ def _rule(spec: FixedWorkload, start: float) -> str:
     return (
         f"{spec.agents} agents in a closed loop, {spec.turns} turns each, each turn appending "
         f"{spec.append_tokens} and generating {spec.generate_tokens} tokens; contexts start at "
-        f"{start:.0f} tokens{spread}, so that turns average {spec.cached_tokens} cached tokens; "
+        f"{start:.0f} tokens{spread}, rounded to whole blocks, so that turns "
+        f"average {spec.cached_tokens} cached tokens; "
         f"openings shared round robin by {-(-spec.agents // spec.openings)} agents at most; "
         f"{spec.mid_decode:.0%} of the agents start in mid-decode, with a random remainder of "
         "their first turn's generation"

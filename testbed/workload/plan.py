@@ -1,13 +1,12 @@
 """A workload as a run plays it, and what it amounts to. All in real tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import fmean
 
 import msgspec
 
 from engines.agents import AgentPlan
 from engines.kv import blocks
-from testbed.spec import BLOCK_TOKENS
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -55,35 +54,30 @@ class Workload(msgspec.Struct, frozen=True):
     agents: tuple[AgentPlan, ...]
     rule: str
 
-    @property
-    def loads(self) -> list[Load]:
-        """Every turn of every agent."""
-        return list(_loads(self.agents))
 
-    @property
-    def averages(self) -> Averages:
-        """What the workload really amounts to, after rounding hits to whole blocks."""
-        turns = self.loads
-        hit = fmean(load.hit_tokens for load in turns)
-        prompt = fmean(load.prompt_tokens for load in turns)
-        return Averages(
-            agents=len(self.agents),
-            turns=len(turns),
-            hit_tokens=hit,
-            computed_tokens=prompt - hit,
-            prompt_tokens=prompt,
-            generate_tokens=fmean(load.generate_tokens for load in turns),
-            hit_rate=hit / prompt,
-            max_context_tokens=max(load.context_tokens for load in turns),
-        )
-
-
-def _loads(agents: Sequence[AgentPlan]) -> Iterator[Load]:
-    """In the arithmetic of `engines/agents.py`."""
-    for agent in agents:
+def loads(workload: Workload, block_tokens: int) -> Iterator[Load]:
+    """Every turn of every agent, in the arithmetic of `engines/agents.py`."""
+    for agent in workload.agents:
         context = agent.opening_tokens
         for turn in agent.turns:
             kept = context if turn.keep_tokens is None else min(context, turn.keep_tokens)
             prompt = kept + turn.append_tokens
-            yield Load(prompt, blocks(kept, BLOCK_TOKENS) * BLOCK_TOKENS, turn.generate_tokens)
+            yield Load(prompt, blocks(kept, block_tokens) * block_tokens, turn.generate_tokens)
             context = prompt + turn.generate_tokens
+
+
+def averages(workload: Workload, block_tokens: int) -> Averages:
+    """What the workload really amounts to, after rounding hits to whole blocks."""
+    turns = list(loads(workload, block_tokens))
+    hit = fmean(load.hit_tokens for load in turns)
+    prompt = fmean(load.prompt_tokens for load in turns)
+    return Averages(
+        agents=len(workload.agents),
+        turns=len(turns),
+        hit_tokens=hit,
+        computed_tokens=prompt - hit,
+        prompt_tokens=prompt,
+        generate_tokens=fmean(load.generate_tokens for load in turns),
+        hit_rate=hit / prompt,
+        max_context_tokens=max(load.context_tokens for load in turns),
+    )

@@ -19,6 +19,7 @@ from engines.config import (
     StorageConfig,
 )
 from engines.decode import Decode
+from engines.kv import storage_of
 from engines.prefill import Prefill
 from engines.real.clock import RealClock
 from engines.real.compute import TorchCompute
@@ -82,11 +83,16 @@ class _Host:
         folder = Path(world.folder) / "store" / self._plan.name
         store = DiskStore(folder, world.layout, list(self._pools.values()))
         author = Author(world.author_seed, world.shape.vocabulary, world.layout)
-        wanted = [(opening.id, opening.tokens) for opening in world.openings]
+        own = [
+            opening
+            for opening in world.openings
+            if storage_of(OPENING_CHAINS + opening.id, world.storages) == self._plan.name
+        ]
+        wanted = [(opening.id, opening.tokens) for opening in own]
         decoder = Decoder(world.shape, world.padded_rows)
         paths = ensure_openings(Path(world.cache), decoder, world.layout, author, wanted)
         keys = PrefixKeys(world.layout, world.fingerprint)
-        for opening, path in zip(world.openings, paths, strict=True):
+        for opening, path in zip(own, paths, strict=True):
             array = load_opening(path)
             content = author.opening(opening.id, opening.tokens)
             data = array.reshape(-1).data.cast("B")

@@ -111,6 +111,7 @@ class Layout:
             padded_rows=padded_rows,
             author_seed=self._experiment.seed,
             openings=tuple(Opening(o.id, o.tokens) for o in self._workload.openings),
+            storages=self._storages,
             verify_digests=self._experiment.engine.verify_digests,
             policy_knobs=self.knobs,
         )

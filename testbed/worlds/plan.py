@@ -50,6 +50,7 @@ class WorldPlan(msgspec.Struct, frozen=True):
     padded_rows: int
     author_seed: int
     openings: tuple[Opening, ...]
+    storages: tuple[str, ...]
     verify_digests: bool
     policy_knobs: dict[str, float]
 

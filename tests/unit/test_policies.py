@@ -60,9 +60,7 @@ def fetch(
 ) -> list[Decision]:
     """A fetch; engines that `tokens` names report, with 100,000 tokens free if not said."""
     engines = tuple(
-        EngineReport(
-            name, (counts or {}).get(name, 0), held, (free or {}).get(name, 100_000), seen
-        )
+        EngineReport(name, (counts or {}).get(name, 0), held, (free or {}).get(name, 100_000), seen)
         for name, held in (tokens or {}).items()
     )
     nodes = tuple(NodeReport(name, queue, seen) for name, queue in (queues or {}).items())
@@ -153,9 +151,7 @@ def test_a_read_given_in_the_loop_can_make_a_queue_long() -> None:
     )
     arrive(scheduler, request(1), request(2))
     fetch(scheduler, "d0", queues={"d0": 9_000})
-    decisions = fetch(
-        scheduler, "pg", {"p0/0": 0, "p1/0": 2_000}, queues={"p0": 500, "p1": 500}
-    )
+    decisions = fetch(scheduler, "pg", {"p0/0": 0, "p1/0": 2_000}, queues={"p0": 500, "p1": 500})
     assert placed_on(decisions) == ["p0/0", "p1/0"]
 
 
@@ -366,16 +362,12 @@ class Torn:
     def __init__(self, *extents: tuple[int, int]) -> None:
         self._extents = extents
 
-    def reads(
-        self, cluster: object, request: Request, pe: str, de: str
-    ) -> tuple[ReadExtent, ...]:
+    def reads(self, cluster: object, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
         sides = [Side.DE, Side.PE]
         return tuple(ReadExtent(sides[i % 2], *e) for i, e in enumerate(self._extents))
 
 
-@pytest.mark.parametrize(
-    "extents", [[(0, 8)], [(0, 5), (4, 5)], [(0, 4), (5, 4)], [(0, 10)], []]
-)
+@pytest.mark.parametrize("extents", [[(0, 8)], [(0, 5), (4, 5)], [(0, 4), (5, 4)], [(0, 10)], []])
 def test_reads_that_do_not_cover_the_hits_are_refused(extents: list[tuple[int, int]]) -> None:
     with pytest.raises(SchedulerError, match="9 hit blocks"):
         arrive(Scheduler(cluster(), Torn(*extents)), request(1))

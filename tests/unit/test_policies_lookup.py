@@ -13,9 +13,7 @@ def test_traits_are_those_of_the_policy() -> None:
 
 
 def test_an_experiment_overrides_knobs_of_its_own_policy_only() -> None:
-    assert lookup("basic", max_batch=4.0, read_ahead=None).traits == Traits(
-        False, None, 4, None
-    )
+    assert lookup("basic", max_batch=4.0, read_ahead=None).traits == Traits(False, None, 4, None)
     assert lookup("dualpath", quota_s=1).traits.quota_s == 1.0
     assert lookup("basic").traits.max_batch == 2
 

@@ -208,9 +208,7 @@ def test_every_request_is_decided_exactly_once_as_capacity_comes_free(
         for decision in engines.decisions:
             if engines.live.pop(decision.request_id, None) is not None:
                 engines.handle(Ended(0.0, decision.request_id))
-    assert sorted(decision.request_id for decision in engines.decisions) == list(
-        range(len(story))
-    )
+    assert sorted(decision.request_id for decision in engines.decisions) == list(range(len(story)))
     assert [decision.seq for decision in engines.decisions] == [
         seq + 1 for seq in range(len(story))
     ]

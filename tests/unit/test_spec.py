@@ -96,7 +96,11 @@ def test_overrides_reach_into_profiles(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("prefill_nodes: 1", "prefill_nodes: 0", "x.yaml:2: cluster.prefill_nodes is 0;"),
-        ("decode_nodes: 2", "gpus_per_node: 0", "x.yaml:3: cluster.gpus_per_node is 0;"),
+        (
+            "decode_nodes: 2",
+            "decode_nodes: 2\n  gpus_per_node: 0",
+            "x.yaml:4: cluster.gpus_per_node is 0;",
+        ),
         (
             "  decode_nodes: 2\n",
             "",
@@ -108,8 +112,16 @@ def test_overrides_reach_into_profiles(tmp_path: Path) -> None:
             "agnets: 40",
             "x.yaml:8: unknown key 'agnets' in section 'workload'; nearest known: 'agents'",
         ),
-        ("kind: fixed", "kind: wekka", "x.yaml:7: workload.kind cannot be 'wekka'; nearest known: 'weka'"),
-        ("agents: 40", "agents: 40\nscale: {token_scale: 48}", "x.yaml:9: scale.token_scale is 48;"),
+        (
+            "kind: fixed",
+            "kind: wekka",
+            "x.yaml:7: workload.kind cannot be 'wekka'; nearest known: 'weka'",
+        ),
+        (
+            "agents: 40",
+            "agents: 40\nscale: {token_scale: 48}",
+            "x.yaml:9: scale.token_scale is 48;",
+        ),
         (
             "agents: 40",
             "agents: 40\nnodes:\n  de2: {snic_share: 0.5}",

@@ -144,6 +144,7 @@ def test_duplicate_keys_are_errors(tmp_path: Path) -> None:
         ("inner: &a {rate: 1}\nmany: {b: *a}\n", "x.yaml:1: aliases are not supported"),
         ("inner: {rate: 1e999}\n", "x.yaml:1: 1e999 is too large"),
         ("a: " + "[" * 40 + "]" * 40, "x.yaml:1: nested deeper"),
+        ("a: " + "[" * 9000, "x.yaml:1: nested far too deep"),
     ],
 )
 def test_files_that_are_no_experiment(tmp_path: Path, text: str, start: str) -> None:
@@ -165,20 +166,30 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
     outer = load(
-        tmp_path, "inner: {rate: 1}\n", "inner.rate=2.5", "many.a.rate=3", "pet={kind: dog, tricks: 1}"
+        tmp_path,
+        "inner: {rate: 1}\n",
+        "inner.rate=2.5",
+        "many.a.rate=3",
+        "pet={kind: dog, tricks: 1}",
     )
     assert (outer.inner.rate, outer.many["a"].rate, outer.pet) == (2.5, 3.0, Dog(tricks=1))
 
 
 def test_wrong_overrides_are_named_instead_of_a_line(tmp_path: Path) -> None:
     text = "inner: {rate: 1}\n"
-    assert complaint(tmp_path, text, "inner.rate=-2").startswith("--set inner.rate=-2: inner.rate is -2")
+    assert complaint(tmp_path, text, "inner.rate=-2").startswith(
+        "--set inner.rate=-2: inner.rate is -2"
+    )
     assert complaint(tmp_path, text, "inner.rat=2").startswith(
         "--set inner.rat=2: unknown key 'rat' in section 'inner'; nearest known: 'rate'"
     )
     assert complaint(tmp_path, text, "inner.rate").startswith("--set inner.rate: not an assignment")
-    assert complaint(tmp_path, text, "inner.rate.x=1").startswith("--set inner.rate.x=1: 'rate' is a value")
-    assert complaint(tmp_path, text, "inner={rate: [}").startswith("--set inner={rate: [}: not valid")
+    assert complaint(tmp_path, text, "inner.rate.x=1").startswith(
+        "--set inner.rate.x=1: 'rate' is a value"
+    )
+    assert complaint(tmp_path, text, "inner={rate: [}").startswith(
+        "--set inner={rate: [}: not valid"
+    )
 
 
 def test_place_of_an_unwritten_key_is_its_section(tmp_path: Path) -> None:
