@@ -225,6 +225,7 @@ class Prefill:
         layers = self._config.kv.layers
         layer_s = await self._collective.join(self._slowest_lane_s(batch) / layers)
         begin_s = self._due_s = max(self._due_s, self._latest_first_layer_s(jobs))
+        finished = [self._turns[job.request] for job in jobs if job.final]
         contents: dict[int, bytes] = {}
         for layer in range(layers):
             arrived_s = await self._layer_here(jobs, layer)
@@ -234,7 +235,7 @@ class Prefill:
             for job in jobs:
                 if job.final:
                     tasks.start_soon(self._send_layer, job.request, layer, contents)
-        await self._settle(jobs, contents)
+        await self._settle(finished)
         self._write_down(begin_s, layer_s * layers, batch, starved)
 
     async def _forward_whole(
@@ -255,7 +256,7 @@ class Prefill:
             contents = await self._compute.prefill(jobs, layer, self._due_s)
             await self._collective.barrier(layer)
         self._write_down(begin_s, layer_s * layers, batch, starved)
-        await self._settle(jobs, contents)
+        await self._settle([self._turns[job.request] for job in jobs if job.final])
         async with anyio.create_task_group() as sends:
             for job in jobs:
                 for layer in range(layers):
@@ -321,15 +322,14 @@ class Prefill:
         engine = decision.pe if side is Side.PE else decision.de
         return self._config.buffers[engine.split("/")[0]]
 
-    async def _settle(self, jobs: list[PrefillJob], contents: dict[int, bytes]) -> None:
+    async def _settle(self, finished: list[PrefillTurn]) -> None:
         """The forward's end: finished turns leave their lane, clients hear of first tokens."""
         at_s = max(self._due_s, self._clock.now_s())
-        for job in jobs:
-            if job.final:
-                turn = self._turns[job.request]
-                assert turn.assign is not None
-                self._lanes[turn.assign.decision.pe].remove(job.request)
-                await self._transport.send(self._config.client, FirstToken(job.request, at_s))
+        for turn in finished:
+            assert turn.assign is not None
+            self._lanes[turn.assign.decision.pe].remove(turn.request)
+        for turn in finished:
+            await self._transport.send(self._config.client, FirstToken(turn.request, at_s))
 
     def _slowest_lane_s(self, batch: list[list[Chunk]]) -> float:
         return max(chunk_s for chunk_s in [0.0, *(self._lane_s(lane) for lane in batch)])

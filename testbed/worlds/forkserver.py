@@ -121,9 +121,18 @@ def _become_host(
             join(netns_fd)
         main(Path(order.start_file), socket.socket(fileno=fds[0]))
         code = 0
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        for cause in _leaves(error):
+            print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The errors inside groups of groups: the log's last line says what went wrong."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]

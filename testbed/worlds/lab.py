@@ -6,6 +6,7 @@ JSON object a line; what it has to say in words goes to the run's lab.log.
 
 import json
 import os
+import select
 import selectors
 import socket
 import sys
@@ -17,7 +18,7 @@ import msgspec
 
 from testbed.errors import RunFailed
 from testbed.fabric.private import hold_lifeline
-from testbed.worlds.forkserver import ForkServer, StartOrder
+from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
 from testbed.worlds.plan import HostStart, LabPlan, TruthStart, WirePlan
 from testbed.worlds.samples import (
     PortBytes,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
 
 START_AHEAD_S = 0.2
+ROOT_CAUSE_S = 0.5  # how long to listen for the host that died first
+LOST_PEER = "ended without a goodbye"
 
 
 def say(**what: object) -> None:
@@ -182,7 +185,21 @@ class Lab:
         exited = self._server.exited()
         self._running.discard(exited.host)
         if exited.code != 0:
-            raise self._failure(exited.host, f"with code {exited.code}")
+            raise self._root_cause(exited)
+
+    def _root_cause(self, first: Exited) -> RunFailed:
+        """When one host dies its peers follow, and may be heard first: prefer who was not told."""
+        failed = [first]
+        deadline_s = time.monotonic() + ROOT_CAUSE_S
+        while select.select([self._server.socket], [], [], max(0, deadline_s - time.monotonic()))[
+            0
+        ]:
+            failed.append(self._server.exited())
+        failures = [
+            self._failure(end.host, f"with code {end.code}") for end in failed if end.code != 0
+        ]
+        own = [failure for failure in failures if LOST_PEER not in str(failure)]
+        return (own or failures)[0]
 
     def _failure(self, host: str, how: str) -> RunFailed:
         log = self._folder / "logs" / f"{host}.log"
