@@ -19,8 +19,22 @@ class Reads(StrEnum):
     """How a policy spreads reads over storage NICs."""
 
     PE = "pe"  # prefill nodes in turn, as `basic`: the slowest of them sets the pace
+    DE = "de"  # decode nodes alone
     BOTH = "both"  # every node by its rate, as shorter queues do
     EQUAL = "equal"  # every node the same number, as a fixed rotation does
+
+
+READS = {
+    "basic": Reads.PE,
+    "pe-only": Reads.PE,
+    "de-only": Reads.DE,
+    "static-split": Reads.EQUAL,
+}
+
+
+def reads_of(policy: str) -> Reads:
+    """How a policy spreads its reads; one that is not known here may use every NIC."""
+    return READS.get(policy, Reads.BOTH)
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -80,6 +94,8 @@ def _storage(experiment: Experiment, reads: Reads, mean: _Mean) -> tuple[float, 
     de = [experiment.snic_bytes_per_s(node) for node in experiment.cluster.decode]
     if reads is Reads.PE:
         return _per_s(len(pe) * min(pe), mean.hit_bytes), 0.0
+    if reads is Reads.DE:
+        return _per_s(len(de) * min(de), mean.hit_bytes), 1.0
     if reads is Reads.EQUAL:
         nodes = len(pe) + len(de)
         return _per_s(nodes * min(pe + de), mean.hit_bytes), len(de) / nodes

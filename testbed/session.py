@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from testbed.bound import Reads, bound
-from testbed.errors import RunFailed
+from scheduler.errors import SchedulerError
+from testbed.bound import bound, reads_of
+from testbed.errors import InputError, RunFailed
 from testbed.results.metrics import measure
 from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import join, judge
@@ -17,7 +18,6 @@ from testbed.workload import Workload, loads
 from testbed.worlds import emulated
 from testbed.worlds.layout import Layout
 
-READS = {"basic": Reads.PE, "static-split": Reads.EQUAL}
 Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, turns planned
 
 
@@ -78,7 +78,10 @@ def play(
 
 def _layout(experiment: Experiment, workload: Workload, policy: str) -> Callable[[Path], Layout]:
     """Checked before anything is created: a bad policy name fails here."""
-    Layout(experiment, workload, policy, Path(), Path())
+    try:
+        Layout(experiment, workload, policy, Path(), Path())
+    except SchedulerError as error:
+        raise InputError(str(error)) from error
     return lambda folder: Layout(experiment, workload, policy, folder, cache_folder())
 
 
@@ -95,7 +98,6 @@ def _play_one(
     finally:
         shutil.rmtree(folder / "store", ignore_errors=True)
     turns = list(loads(workload, BLOCK_TOKENS))
-    reads = READS.get(policy, Reads.BOTH)
-    limit = bound(experiment, turns, reads, len(workload.agents))
+    limit = bound(experiment, turns, reads_of(policy), len(workload.agents))
     result = measure(run, limit, layout.pipeline_turns)
     return result, judge(run, result, os.cpu_count() or 1)

@@ -7,11 +7,11 @@ import click
 import msgspec
 
 from testbed import cluster, scale
-from testbed.bound import Reads, bound
+from testbed.bound import bound, reads_of
 from testbed.spec import BLOCK_TOKENS, Experiment, load_experiment
 from testbed.workload import Averages, Workload, averages, build_workload, loads
 
-POLICIES = {"basic": Reads.PE, "static-split": Reads.EQUAL, "dualpath": Reads.BOTH}
+POLICIES = ("basic", "static-split", "dualpath")
 
 
 @click.command()
@@ -36,7 +36,7 @@ def _facts(path: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     cluster.check_fits(experiment, mean)
     turns = list(loads(workload, BLOCK_TOKENS))
     bounds = {
-        policy: bound(experiment, turns, reads, mean.agents) for policy, reads in POLICIES.items()
+        policy: bound(experiment, turns, reads_of(policy), mean.agents) for policy in POLICIES
     }
     facts = {
         "experiment": str(path),

@@ -20,6 +20,8 @@ from testbed.worlds.account import HostAccount
 from testbed.worlds.plan import LabPlan
 from testbed.worlds.samples import Samples
 
+MODEL_CLASS = "1:10"  # of the shaper's tree (testbed/fabric/shaping.py)
+
 
 class RunData(msgspec.Struct):
     """Everything that a run left in its folder."""
@@ -104,6 +106,11 @@ def measure(run: RunData, bound: Bound, queue_turns: int) -> PolicyResult:
         gpu_waiting_for_kv_share=float(np.mean([s.gpu_waiting_for_kv for s in prefill])),
         nodes=nodes,
         bytes={line.port: line.counted_bytes for line in lines},
+        model_bytes={
+            link[:-1]: classes.get(MODEL_CLASS, 0)
+            for link, classes in run.samples.class_bytes.items()
+            if link.endswith(">")
+        },
         bound=bound,
         persisted_then_hit_blocks=sum(turn.own_hit_blocks for turn in done),
         cpu_ms_per_turn=sum(cpu.values()),

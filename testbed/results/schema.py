@@ -37,7 +37,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
 
     `tokens_checked` and `tokens_equal` are counts; `window_s` is the steady window, in target
     seconds from the start; `persisted_then_hit_blocks` are hits on blocks that this run wrote.
-    `bytes` are payload bytes per interface and direction.
+    `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
+    in the class of collectives.
     """
 
     completed_turns: int
@@ -58,6 +59,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     gpu_waiting_for_kv_share: float
     nodes: dict[str, NodeShares]
     bytes: dict[str, int]
+    model_bytes: dict[str, int]
     bound: Bound
     persisted_then_hit_blocks: int
     cpu_ms_per_turn: float

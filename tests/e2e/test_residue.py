@@ -1,0 +1,106 @@
+"""What a killed or failing run leaves behind, and what bad input creates: nothing."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from cluster import ROOT, SMALL, TESTBED, alive, arguments, call, descendants, environment, wait_for
+
+GONE_WITHIN_S = 1.0
+
+
+def host_started(runs: Path) -> bool:
+    return any(runs.glob("*/*/accounts")) and any(runs.glob("*/*/store/store0/*"))
+
+
+def outside(tmp_path: Path) -> set[str]:
+    """Files of the temporary folder beside the run's and the cache."""
+    return {entry.name for entry in tmp_path.iterdir()} - {"runs", "cache"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_ended_leaves_no_process_within_a_second(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    runs = tmp_path / "runs"
+    words = arguments("run", "1p1d.yaml", runs, "workload.agents=200")
+    process = subprocess.Popen(
+        words, env=environment(tmp_path / "cache"), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: host_started(runs), 60, "the start of the hosts")
+    below = descendants(process.pid)
+    assert len(below) > 6  # unshare, the lab, the forkserver, and hosts
+    process.send_signal(how)
+    if how is signal.SIGINT:
+        assert process.wait(10) == 130
+    process.wait(10)
+    wait_for(lambda: not alive(below), GONE_WITHIN_S, "the end of every process")
+    assert outside(tmp_path) == set()
+
+
+def test_a_flipped_byte_in_storage_fails_its_turns_and_nothing_else(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    words = arguments("run", "1p1d.yaml", runs, *SMALL, "workload.mid_decode=0")
+    process = subprocess.Popen(
+        words, env=environment(tmp_path / "cache"), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: host_started(runs), 60, "the start of the hosts")
+    (segment,) = runs.glob("*/*/store/store0/*.seg*")
+    wait_for(lambda: segment.stat().st_size > 1_000_000, 60, "the openings' arrival in storage")
+    with segment.open("r+b") as data:
+        byte = data.read(1)
+        data.seek(0)
+        data.write(bytes([byte[0] ^ 1]))
+    out, err = process.communicate(timeout=150)
+    assert process.returncode == 1, err
+    assert '"functional": "failed"' in out
+    assert "digest" in out
+    assert '"tokens_equal": 0' not in out
+
+
+BAD = [
+    ("cluster.prefil_nodes=1", "prefill_nodes"),
+    ("cluster.gpus_per_node=0", "gpus_per_node"),
+    ("hardware.snic_bytes_per_s=-1", "snic_bytes_per_s"),
+    ("workload.agents=many", "agents"),
+    ("scale.token_scale=48", "token_scale"),
+]
+
+
+@pytest.mark.parametrize(("setting", "named"), BAD)
+def test_bad_input_ends_with_one_message_and_creates_nothing(
+    tmp_path: Path, setting: str, named: str
+) -> None:
+    runs = tmp_path / "runs"
+    ended = subprocess.run(
+        arguments("compare", "1p1d.yaml", runs, setting), capture_output=True, text=True,
+        env=environment(tmp_path / "cache"), timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert named in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_policy_is_bad_input_and_names_the_nearest(tmp_path: Path) -> None:
+    words = [*TESTBED, "run", str(ROOT / "topologies/1p1d.yaml"), "--policy", "dualpaht"]
+    ended = subprocess.run(
+        [*words, "--runs", str(tmp_path / "runs")], capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "dualpath" in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_real_sessions_run_right_and_their_contexts_diverge(tmp_path: Path) -> None:
+    words = arguments(
+        "run", "weka.yaml", tmp_path / "runs", "workload.agents=24", "workload.turns=2"
+    )
+    result = call(words, tmp_path / "cache")
+    policy = result["policies"]["dualpath"]
+    assert policy["completed_turns"] == 48
+    assert policy["tokens_checked"] == policy["tokens_equal"] > 0
