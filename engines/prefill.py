@@ -91,14 +91,14 @@ class PrefillTurn:
 class Forward(msgspec.Struct, frozen=True):
     """One forward, for the account, in target seconds.
 
-    `compute_s` is the lockstep's time (the slowest lane's), `work_s` the GPU seconds over all
-    lanes; the rest of the span waited for KV. `starved`: so did the gap before it.
+    `compute_s` is the lockstep's time, that of the slowest lane of the group; `lanes_s` is each
+    lane's own. What remains of the span waited for KV. `starved`: so did the gap before it.
     """
 
     begin_s: float
     end_s: float
     compute_s: float
-    work_s: float
+    lanes_s: tuple[float, ...]
     chunks: int
     starved: bool
 
@@ -200,24 +200,38 @@ class Prefill:
         starved = False
         while True:
             self._news = anyio.Event()
-            batch = [self._pack(requests) for requests in self._lanes.values()]
+            start_s = self._earliest_start_s()
+            batch = [self._pack(requests, start_s) for requests in self._lanes.values()]
             if any(batch) or self._collective.called:
                 return batch, starved
             starved = starved or any(self._lanes.values())
             await self._news.wait()
 
-    def _pack(self, requests: list[int]) -> list[Chunk]:
-        traits = self._config.traits
-        turns = [self._turns[request] for request in requests]
-        if traits.layerwise:
-            turns = [turn for turn in turns if turn.hbm is not None and turn.has_layer(0)]
-        else:
-            turns = [turn for turn in turns if turn.ready]
+    def _runnable(self, request: int) -> bool:
+        turn = self._turns[request]
+        if not self._config.traits.layerwise:
+            return turn.ready
+        return turn.hbm is not None and turn.has_layer(0)
+
+    def _earliest_start_s(self) -> float:
+        """When the next forward can begin: at once, or when the first runnable turn's KV came."""
+        arrivals = [
+            self._turns[request].layer_at_s[0]
+            for requests in self._lanes.values()
+            for request in requests
+            if self._runnable(request)
+        ]
+        return max(self._due_s, min(arrivals, default=0.0))
+
+    def _pack(self, requests: list[int], start_s: float) -> list[Chunk]:
+        """One lane's part: what was there at the start, though we may look a little later."""
+        turns = [self._turns[request] for request in requests if self._runnable(request)]
         candidates = [
             Candidate(turn.request, turn.hit_tokens + turn.computed_tokens, turn.pending_tokens)
             for turn in turns
+            if turn.layer_at_s[0] <= start_s
         ]
-        return pack(candidates, traits, self._config.gpu)
+        return pack(candidates, self._config.traits, self._config.gpu)
 
     async def _forward(self, batch: list[list[Chunk]], starved: bool, tasks: TaskGroup) -> None:
         """Layer by layer: wait for its KV, compute, pass the lockstep, send it on."""
@@ -340,9 +354,9 @@ class Prefill:
     def _write_down(
         self, begin_s: float, compute_s: float, batch: list[list[Chunk]], starved: bool
     ) -> None:
-        work_s = sum(self._lane_s(lane) for lane in batch)
+        lanes_s = tuple(self._lane_s(lane) for lane in batch)
         chunks = sum(len(lane) for lane in batch)
-        self.forwards.append(Forward(begin_s, self._due_s, compute_s, work_s, chunks, starved))
+        self.forwards.append(Forward(begin_s, self._due_s, compute_s, lanes_s, chunks, starved))
 
     def _forget(self, request: int) -> None:
         """A turn failed before its prefill: nothing of it is in a forward yet."""

@@ -18,17 +18,15 @@ from testbed.workload import Load
 class Reads(StrEnum):
     """How a policy spreads reads over storage NICs."""
 
-    PE = "pe"  # prefill nodes in turn, as `basic`: the slowest of them sets the pace
+    PE = "pe"  # prefill nodes alone
     DE = "de"  # decode nodes alone
-    BOTH = "both"  # every node by its rate, as shorter queues do
-    EQUAL = "equal"  # every node the same number, as a fixed rotation does
+    BOTH = "both"  # every node, at best each by its rate
 
 
 READS = {
     "basic": Reads.PE,
     "pe-only": Reads.PE,
     "de-only": Reads.DE,
-    "static-split": Reads.EQUAL,
 }
 
 
@@ -93,12 +91,9 @@ def _storage(experiment: Experiment, reads: Reads, mean: _Mean) -> tuple[float, 
     pe = [experiment.snic_bytes_per_s(node) for node in experiment.cluster.prefill]
     de = [experiment.snic_bytes_per_s(node) for node in experiment.cluster.decode]
     if reads is Reads.PE:
-        return _per_s(len(pe) * min(pe), mean.hit_bytes), 0.0
+        return _per_s(sum(pe), mean.hit_bytes), 0.0
     if reads is Reads.DE:
-        return _per_s(len(de) * min(de), mean.hit_bytes), 1.0
-    if reads is Reads.EQUAL:
-        nodes = len(pe) + len(de)
-        return _per_s(nodes * min(pe + de), mean.hit_bytes), len(de) / nodes
+        return _per_s(sum(de), mean.hit_bytes), 1.0
     return _per_s(sum(pe + de), mean.hit_bytes), sum(de) / sum(pe + de)
 
 

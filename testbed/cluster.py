@@ -11,9 +11,8 @@ BETA_S = 5.0  # of one GPU's time
 
 
 def prefill_lane_tokens(experiment: Experiment) -> int:
-    """KV tokens that one prefill GPU's part of the node's pool holds, in whole blocks."""
-    pool_bytes = experiment.engine.prefill_pool_bytes / experiment.cluster.gpus_per_node
-    return _whole_blocks(experiment, pool_bytes)
+    """KV tokens that one prefill GPU keeps room for, in whole blocks."""
+    return _whole_blocks(experiment, experiment.engine.prefill_gpu_pool_bytes)
 
 
 def decode_lane_tokens(experiment: Experiment) -> int:
@@ -60,7 +59,7 @@ def check_fits(experiment: Experiment, mean: Averages) -> None:
     """Raise InputError unless the workload's longest context fits into every memory."""
     need = round_up(mean.max_context_tokens, BLOCK_TOKENS)
     memories = {
-        "a prefill GPU's part of engine.prefill_pool_bytes": prefill_lane_tokens(experiment),
+        "engine.prefill_gpu_pool_bytes": prefill_lane_tokens(experiment),
         "hardware.hbm_kv_bytes_per_gpu": decode_lane_tokens(experiment),
         "hardware.dram_buffer_bytes": buffer_tokens(experiment),
     }

@@ -52,7 +52,7 @@ class ScaleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Knobs of engines and policies; `prefill_pool_bytes` is HBM a node keeps for prefill.
+    """Knobs of engines and policies; `prefill_gpu_pool_bytes` is HBM that each GPU keeps for KV.
 
     `kv_samples` is the share of turns whose KV is compared with the reference's.
     """
@@ -62,7 +62,7 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prefill_quota_s: Annotated[float, Meta(gt=0, le=60)] = 0.3
     max_batch: Annotated[int, Meta(ge=1, le=1000)] = 2
     fetch_period_s: Annotated[float, Meta(gt=0, le=10)] = 0.05
-    prefill_pool_bytes: Annotated[float, Meta(gt=0, le=1e15)] = 80e9
+    prefill_gpu_pool_bytes: Annotated[float, Meta(gt=0, le=1e15)] = 20e9
     deadline_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     kv_samples: Annotated[float, Meta(ge=0, le=1)] = 0.02
     verify_digests: bool = True
@@ -166,10 +166,11 @@ def _cross_check(document: Document, experiment: Experiment) -> None:
                 f"{document.place('nodes', node)}: no node {node!r} in this cluster; "
                 f"{nearest(node, known, 'node')}"
             )
-    pool = experiment.engine.prefill_pool_bytes
-    hbm = experiment.hardware.hbm_kv_bytes_per_gpu * experiment.cluster.gpus_per_node
+    pool = experiment.engine.prefill_gpu_pool_bytes
+    hbm = experiment.hardware.hbm_kv_bytes_per_gpu
     if pool > hbm:
         raise InputError(
-            f"{document.place('engine', 'prefill_pool_bytes')}: engine.prefill_pool_bytes is "
-            f"{pool:g} (by default 8e10); it must be at most {hbm:g}, the node's HBM for KV"
+            f"{document.place('engine', 'prefill_gpu_pool_bytes')}: "
+            f"engine.prefill_gpu_pool_bytes is {pool:g} (by default 2e10); "
+            f"it must be at most {hbm:g}, a GPU's HBM for KV"
         )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from engines.real.openings import SUFFIX
 from testbed.session import cache_folder
 
 MARK = "experiment.yaml"  # every run's folder holds one
@@ -17,6 +16,12 @@ def run_folders(runs: Path) -> list[Path]:
     if not runs.is_dir():
         return []
     return sorted(folder for folder in runs.iterdir() if (folder / MARK).is_file())
+
+
+def cached_files() -> list[Path]:
+    """KV kept between runs, parts of killed runs included."""
+    folder = cache_folder()
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 @click.command("clean")
@@ -30,7 +35,7 @@ def run_folders(runs: Path) -> list[Path]:
 def command(runs: Path, cache: bool, dry_run: bool, as_json: bool) -> None:
     """Remove run folders, and with --cache the KV cache."""
     doomed = run_folders(runs)
-    files = sorted(cache_folder().glob(f"*{SUFFIX}")) if cache else []
+    files = cached_files() if cache else []
     size_bytes = sum(path.stat().st_size for path in files)
     if not dry_run:
         for folder in doomed:

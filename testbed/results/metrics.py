@@ -15,8 +15,8 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
-from testbed.worlds import account, truth
-from testbed.worlds.account import HostAccount
+from testbed.worlds import account
+from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.plan import LabPlan
 from testbed.worlds.samples import Samples
 
@@ -29,7 +29,7 @@ class RunData(msgspec.Struct):
     plan: LabPlan
     accounts: dict[str, HostAccount]
     samples: Samples
-    truths: list[truth.TurnTruth]
+    truths: list[TurnTruth]
 
     @property
     def turns(self) -> list[TurnRecord]:
@@ -62,7 +62,7 @@ def load(folder: Path) -> RunData:
         msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan),
         account.read_all(folder / "accounts"),
         msgspec.msgpack.decode((folder / "samples.msgpack").read_bytes(), type=Samples),
-        truth.read_all(folder),
+        account.read_truths(folder / "truth"),
     )
 
 
@@ -264,7 +264,7 @@ def _prefill_shares(
         span_s = forward.end_s - forward.begin_s
         inside_s = _overlap(window, (forward.begin_s, forward.end_s))
         if span_s > 0:
-            busy_s += forward.work_s / lanes * inside_s / span_s
+            busy_s += sum(forward.lanes_s) / lanes * inside_s / span_s
             waiting_s += (span_s - forward.compute_s) * inside_s / span_s
         if forward.starved:
             waiting_s += _overlap(window, (before_s, forward.begin_s))

@@ -80,6 +80,12 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
         ("KV right / sampled", [f"{r.kv_equal} / {r.kv_checked}" for r in results]),
         ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),
         ("CPU a turn, ms", [f"{r.cpu_ms_per_turn:.1f}" for r in results]),
+        *(
+            (f"  {role}", [f"{r.cpu_ms_by_role.get(role, 0):.1f}" for r in results])
+            for role in sorted(results[0].cpu_ms_by_role)
+        ),
+        ("memory at most, GB", [f"{r.peak_memory_bytes / 1e9:.1f}" for r in results]),
+        ("network up in, s", [f"{r.network_up_s:.2f}" for r in results]),
     ]
 
 

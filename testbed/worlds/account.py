@@ -27,6 +27,23 @@ class HostAccount(msgspec.Struct):
     turns: list[TurnRecord] = []
 
 
+class TurnTruth(msgspec.Struct, frozen=True):
+    """One completed turn: tokens compared, tokens equal, and the KV's verdict where sampled."""
+
+    request: int
+    tokens_checked: int
+    tokens_equal: int
+    kv_equal: bool | None
+
+
+def read_truths(folder: Path) -> list[TurnTruth]:
+    """The reference's verdicts on a run's turns, every share's."""
+    decoder = msgspec.msgpack.Decoder(list[TurnTruth])
+    return [
+        truth for path in folder.glob("*.msgpack") for truth in decoder.decode(path.read_bytes())
+    ]
+
+
 def write(folder: Path, account: HostAccount) -> None:
     """Write a host's account, whole or not at all."""
     path = folder / f"{account.host}.msgpack"

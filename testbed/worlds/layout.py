@@ -21,7 +21,13 @@ from engines.real.pool import KvLayout
 from engines.real.shape import DecoderShape
 from scheduler.policy import lookup
 from scheduler.types import ClusterSpec, Side
-from testbed.cluster import buffer_tokens, check_fits, cluster_spec, decode_lane_tokens
+from testbed.cluster import (
+    buffer_tokens,
+    check_fits,
+    cluster_spec,
+    decode_lane_tokens,
+    prefill_lane_tokens,
+)
 from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Workload, averages
@@ -201,7 +207,6 @@ class Layout:
 
     def _prefill_host(self, host: str, node: str, lanes: tuple[str, ...]) -> HostPlan:
         experiment = self._experiment
-        share = len(lanes) / experiment.cluster.gpus_per_node
         config = PrefillConfig(
             host=host,
             lanes=lanes,
@@ -209,7 +214,7 @@ class Layout:
             kv=self._kv_shape,
             traits=self.policy.traits,
             gpu=GpuTime(experiment.model.per_token_s, experiment.model.per_pair_s),
-            pool_tokens=self._tokens(experiment.engine.prefill_pool_bytes * share),
+            pool_tokens=len(lanes) * prefill_lane_tokens(experiment),
             buffers=self._buffers,
             client="agents",
             deadline_s=experiment.engine.deadline_s,
@@ -263,11 +268,6 @@ class Layout:
         """Whom a failed turn concerns: every host but the storage's, and not the one that tells."""
         hosts = [*self._buffers.values(), *dict.fromkeys(self._gpu_hosts.values())]
         return tuple(name for name in [*hosts, "sched", "agents"] if name != host)
-
-    def _tokens(self, size_bytes: float) -> int:
-        """Whole blocks of tokens in a memory of the profile."""
-        tokens = int(size_bytes / self._experiment.model.kv_bytes_per_token)
-        return tokens // BLOCK_TOKENS * BLOCK_TOKENS
 
 
 def knobs(experiment: Experiment, policy: str) -> dict[str, float]:

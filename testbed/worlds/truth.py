@@ -8,17 +8,8 @@ from engines.agents import AgentPlan, AgentsConfig, TurnRecord
 from engines.real.decoder import Decoder
 from engines.real.reference import Reference, ReferenceTurn
 from engines.real.tokens import Author
-from testbed.worlds.account import HostAccount
+from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.plan import LabPlan, TruthStart
-
-
-class TurnTruth(msgspec.Struct, frozen=True):
-    """One completed turn: tokens compared, tokens equal, and the KV's verdict where sampled."""
-
-    request: int
-    tokens_checked: int
-    tokens_equal: int
-    kv_equal: bool | None
 
 
 def check(start: TruthStart) -> None:
@@ -42,16 +33,6 @@ def _share(agents: list[AgentPlan], start: TruthStart) -> list[AgentPlan]:
     """A contiguous part, so that few openings are computed twice."""
     first, last = (len(agents) * n // start.shares for n in (start.share, start.share + 1))
     return agents[first:last]
-
-
-def read_all(folder: Path) -> list[TurnTruth]:
-    """Every share's verdicts."""
-    decoder = msgspec.msgpack.Decoder(list[TurnTruth])
-    return [
-        truth
-        for path in (folder / "truth").glob("*.msgpack")
-        for truth in decoder.decode(path.read_bytes())
-    ]
 
 
 def _agents(plan: LabPlan) -> list[AgentPlan]:

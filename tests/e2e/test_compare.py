@@ -57,7 +57,7 @@ def test_unfolded_engines_in_one_group_exchange_model_messages_and_stay_right(
     words = arguments(
         "run", "2p1d.yaml", tmp_path, "workload.agents=12", "workload.openings=2",
         "cluster.gpus_per_node=2", "cluster.folded=false", "cluster.group_nodes=2",
-        "engine.kv_samples=1", "engine.prefill_pool_bytes=40e9", "cluster.storage_hosts=2",
+        "engine.kv_samples=1", "engine.prefill_gpu_pool_bytes=40e9", "cluster.storage_hosts=2",
     )  # fmt: skip
     result = call(words, cache)
     policy = result["policies"]["dualpath"]

@@ -35,7 +35,7 @@ def limit(
         model=MODEL,
         hardware=HARDWARE,
         workload=FixedWorkload(agents=1),
-        engine=EngineKnobs(prefill_pool_bytes=1000),
+        engine=EngineKnobs(prefill_gpu_pool_bytes=1000),
         nodes=nodes or {},
     )
     return bound(experiment, TURNS, reads, agents)
@@ -75,15 +75,11 @@ def test_decode_nodes_add_storage_only_if_they_read() -> None:
     assert two.terms["SNICs"] / one.terms["SNICs"] == pytest.approx(3 / 2)
 
 
-def test_a_slow_node_costs_its_share_or_everybodys() -> None:
+def test_a_slow_node_costs_what_it_lacks() -> None:
     slow = {"de1": NodeSpec(snic_share=0.25)}
     assert limit(Reads.BOTH, slow).terms["SNICs"] == pytest.approx((500 + 500 + 250) / 640)
-    assert limit(Reads.EQUAL, slow).terms["SNICs"] == pytest.approx(3 * 250 / 640)
     assert limit(Reads.PE, slow).terms["SNICs"] == pytest.approx(500 / 640)
-
-
-def test_equal_and_both_agree_while_all_nodes_are_alike() -> None:
-    assert limit(Reads.EQUAL).terms == pytest.approx(limit(Reads.BOTH).terms)
+    assert limit(Reads.DE, slow).terms["SNICs"] == pytest.approx((500 + 250) / 640)
 
 
 def test_turns_without_hits_or_decode_are_not_bound_by_storage() -> None:

@@ -61,7 +61,7 @@ def test_workload_too_large_for_the_memory_is_exit_2(capsys: pytest.CaptureFixtu
         "--set",
         "hardware.hbm_kv_bytes_per_gpu=500e6",
         "--set",
-        "engine.prefill_pool_bytes=4e9",
+        "engine.prefill_gpu_pool_bytes=4e8",
     ]
     assert cli.main(["validate", EXPERIMENT, *change]) == 2
     assert "longest context" in capsys.readouterr().err

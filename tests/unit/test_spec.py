@@ -129,8 +129,8 @@ def test_overrides_reach_into_profiles(tmp_path: Path) -> None:
         ),
         (
             "agents: 40",
-            "agents: 40\nengine:\n  prefill_pool_bytes: 600e9",
-            "x.yaml:10: engine.prefill_pool_bytes is 6e+11",
+            "agents: 40\nengine:\n  prefill_gpu_pool_bytes: 600e9",
+            "x.yaml:10: engine.prefill_gpu_pool_bytes is 6e+11",
         ),
     ],
 )
@@ -177,9 +177,9 @@ def test_bottleneck_free_interval_is_the_papers(tmp_path: Path) -> None:
 
 
 def test_context_that_fits_nowhere_is_bad_input(tmp_path: Path) -> None:
-    experiment = load(tmp_path, SMALL, "workload.cached_tokens=600000")
+    experiment = load(tmp_path, SMALL, "workload.cached_tokens=1200000")
     mean = averages(build_workload(experiment.workload, 0), BLOCK_TOKENS)
-    with pytest.raises(InputError, match=r"prefill_pool_bytes holds 508\d\d\d"):
+    with pytest.raises(InputError, match=r"prefill_gpu_pool_bytes holds 1016\d\d\d"):
         cluster.check_fits(experiment, mean)
 
 
