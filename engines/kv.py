@@ -11,7 +11,7 @@ import msgspec
 from engines.errors import CapacityError
 
 
-class Extent(msgspec.Struct, frozen=True):
+class Extent(msgspec.Struct, frozen=True, array_like=True):
     """Blocks `first` to `first + count` of one chain; a prompt's hits are a few of these."""
 
     chain: int
@@ -19,7 +19,7 @@ class Extent(msgspec.Struct, frozen=True):
     count: int
 
 
-class Span(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True, array_like=True):
     """Tokens `first` to `last` of a slot, layers `layer_first` to `layer_last`, in a region.
 
     `slot` is the slot's place in the region, in tokens, always at a block's boundary.

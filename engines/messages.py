@@ -9,7 +9,7 @@ from engines.kv import Extent, Span
 from scheduler.types import Decision, EngineReport, NodeReport, Request, Side
 
 
-class Submit(msgspec.Struct, frozen=True, tag="submit"):
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     """Client to scheduler: a turn. `content` is opaque to everything but compute and digests.
 
     `context` says where in storage the hit blocks lie; `chain` is where new blocks go.
@@ -21,21 +21,21 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     chain: int
 
 
-class Assign(msgspec.Struct, frozen=True, tag="assign"):
+class Assign(msgspec.Struct, frozen=True, array_like=True, tag="assign"):
     """Scheduler to the turn's prefill engine, decode engine and both buffers."""
 
     decision: Decision
     turn: Submit
 
 
-class Granted(msgspec.Struct, frozen=True, tag="granted"):
+class Granted(msgspec.Struct, frozen=True, array_like=True, tag="granted"):
     """DE buffer to PE: the turn has its slot in the DE buffer, for its whole prompt."""
 
     request: int
     slot: Span
 
 
-class Read(msgspec.Struct, frozen=True, tag="read"):
+class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
     """Buffer to storage: write these extents into my slot."""
 
     request: int
@@ -43,14 +43,14 @@ class Read(msgspec.Struct, frozen=True, tag="read"):
     into: Span
 
 
-class ReadDone(msgspec.Struct, frozen=True, tag="read-done"):
+class ReadDone(msgspec.Struct, frozen=True, array_like=True, tag="read-done"):
     """Storage to buffer, doorbell of the read's write: the Full Blocks are in place."""
 
     request: int
     span: Span
 
 
-class ReadDigests(msgspec.Struct, frozen=True, tag="read-digests"):
+class ReadDigests(msgspec.Struct, frozen=True, array_like=True, tag="read-digests"):
     """Storage to buffer, on the management network: the digests, or why there are none."""
 
     request: int
@@ -59,7 +59,7 @@ class ReadDigests(msgspec.Struct, frozen=True, tag="read-digests"):
     error: str = ""
 
 
-class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
     """A buffer to PE: these hit blocks of the prompt are in my DRAM, checked."""
 
     request: int
@@ -69,7 +69,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     last: int
 
 
-class Pull(msgspec.Struct, frozen=True, tag="pull"):
+class Pull(msgspec.Struct, frozen=True, array_like=True, tag="pull"):
     """PE to a buffer: write what you loaded, layer by layer, into this slot of my HBM."""
 
     request: int
@@ -79,7 +79,7 @@ class Pull(msgspec.Struct, frozen=True, tag="pull"):
     last: int
 
 
-class LayerLoaded(msgspec.Struct, frozen=True, tag="layer-loaded"):
+class LayerLoaded(msgspec.Struct, frozen=True, array_like=True, tag="layer-loaded"):
     """Buffer to PE, doorbell: hit tokens `first` to `last` of one layer are in HBM."""
 
     request: int
@@ -88,7 +88,7 @@ class LayerLoaded(msgspec.Struct, frozen=True, tag="layer-loaded"):
     last: int
 
 
-class LayerDone(msgspec.Struct, frozen=True, tag="layer-done"):
+class LayerDone(msgspec.Struct, frozen=True, array_like=True, tag="layer-done"):
     """PE to DE buffer, doorbell: `tokens` tokens of one layer's KV.
 
     The final one, of the last layer, brings what the prefill generated: the first token.
@@ -101,14 +101,14 @@ class LayerDone(msgspec.Struct, frozen=True, tag="layer-done"):
     content: bytes = b""
 
 
-class FirstToken(msgspec.Struct, frozen=True, tag="first-token"):
+class FirstToken(msgspec.Struct, frozen=True, array_like=True, tag="first-token"):
     """PE to client: the prefill is over; the time is the end of its forward."""
 
     request: int
     at_s: float
 
 
-class Admit(msgspec.Struct, frozen=True, tag="admit"):
+class Admit(msgspec.Struct, frozen=True, array_like=True, tag="admit"):
     """DE buffer to DE: the whole prompt is here; where in HBM may it go?
 
     `content` is what the prefill generated.
@@ -118,20 +118,20 @@ class Admit(msgspec.Struct, frozen=True, tag="admit"):
     content: bytes
 
 
-class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
+class Admitted(msgspec.Struct, frozen=True, array_like=True, tag="admitted"):
     """DE to DE buffer: the slot in HBM, for prompt and generation."""
 
     request: int
     slot: Span
 
 
-class Start(msgspec.Struct, frozen=True, tag="start"):
+class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
     """DE buffer to DE, doorbell of the H2D write: decode may begin."""
 
     request: int
 
 
-class Append(msgspec.Struct, frozen=True, tag="append"):
+class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
     """DE to DE buffer, doorbell: generated blocks completed; persist them.
 
     `generated` is what followed the prompt's content so far; `first_block` counts from the
@@ -145,7 +145,7 @@ class Append(msgspec.Struct, frozen=True, tag="append"):
     generated: bytes
 
 
-class Persist(msgspec.Struct, frozen=True, tag="persist"):
+class Persist(msgspec.Struct, frozen=True, array_like=True, tag="persist"):
     """Buffer to storage, doorbell: keep these blocks, whose digests these are."""
 
     request: int
@@ -154,7 +154,7 @@ class Persist(msgspec.Struct, frozen=True, tag="persist"):
     digests: bytes
 
 
-class Persisted(msgspec.Struct, frozen=True, tag="persisted"):
+class Persisted(msgspec.Struct, frozen=True, array_like=True, tag="persisted"):
     """Storage to buffer, then buffer to DE: a restart of storage would find these blocks."""
 
     request: int
@@ -162,7 +162,7 @@ class Persisted(msgspec.Struct, frozen=True, tag="persisted"):
     span: Span
 
 
-class TurnDone(msgspec.Struct, frozen=True, tag="turn-done"):
+class TurnDone(msgspec.Struct, frozen=True, array_like=True, tag="turn-done"):
     """DE to client and scheduler: the last token is out and every full block is in storage.
 
     `content` is what was generated. Times are target seconds.
@@ -176,14 +176,14 @@ class TurnDone(msgspec.Struct, frozen=True, tag="turn-done"):
     kv_fingerprint: str = ""
 
 
-class TurnFailed(msgspec.Struct, frozen=True, tag="turn-failed"):
+class TurnFailed(msgspec.Struct, frozen=True, array_like=True, tag="turn-failed"):
     """Anyone to everyone on the turn: it ends here, for this reason."""
 
     request: int
     reason: str
 
 
-class Report(msgspec.Struct, frozen=True, tag="report"):
+class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     """Member to its group's leader, and leader to the scheduler: what its parts hold."""
 
     group: str
@@ -191,14 +191,14 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     nodes: tuple[NodeReport, ...]
 
 
-class Join(msgspec.Struct, frozen=True, tag="join"):
+class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
     """Engine to its group: I start step `step` and need `layer_s` for each of its layers."""
 
     step: int
     layer_s: float
 
 
-class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
+class Barrier(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
     """Engine to its group, class MODEL: I am through layer `layer` of step `step`.
 
     `load` stands for the activations that the all-to-all carries.
@@ -209,7 +209,7 @@ class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
     load: bytes
 
 
-class Drain(msgspec.Struct, frozen=True, tag="drain"):
+class Drain(msgspec.Struct, frozen=True, array_like=True, tag="drain"):
     """Client to every host: the workload is over; finish, write your account, and leave."""
 
 

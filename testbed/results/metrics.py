@@ -243,11 +243,13 @@ def _nodes(
         elif isinstance(role, DecodeConfig):
             node = role.lanes[0].split("/")[0]
             gpu[node].append((_decode_share(run, role.lanes, window), 0.0))
+    held = _hbm_held(run, window)
     return {
         node: NodeShares(
             snic[node] / rates[node],
             float(np.mean([busy for busy, _ in gpu[node]])),
-            float(np.mean([waiting for _, waiting in gpu[node]])),
+            max(0.0, float(np.mean([waiting for _, waiting in gpu[node]]))),
+            held.get(node, 0.0),
         )
         for node in sorted(snic, key=lambda name: (name.startswith("de"), name))
     }
@@ -270,6 +272,24 @@ def _prefill_shares(
             waiting_s += _overlap(window, (before_s, forward.begin_s))
         before_s = forward.end_s
     return busy_s / length_s, waiting_s / length_s
+
+
+def _hbm_held(run: RunData, window: tuple[float, float]) -> dict[str, float]:
+    """Share of each decode node's HBM that contexts held, from decode's start to its end."""
+    capacity: Counter[str] = Counter()
+    for host in run.plan.hosts:
+        if isinstance(host.role, DecodeConfig):
+            node = host.role.lanes[0].split("/")[0]
+            capacity[node] += len(host.role.lanes) * host.role.lane_tokens
+    held: Counter[str] = Counter()
+    decisions = run.decisions
+    for turn in run.turns:
+        decision = decisions.get(turn.request.id)
+        if turn.done_s and decision is not None:
+            seconds = _overlap(window, (turn.decode_start_s, turn.done_s))
+            held[decision.de.split("/")[0]] += round(turn.request.context_tokens * seconds)
+    length_s = max(window[1] - window[0], 1e-9)
+    return {node: held[node] / tokens / length_s for node, tokens in capacity.items()}
 
 
 def _decode_share(run: RunData, lanes: tuple[str, ...], window: tuple[float, float]) -> float:

@@ -15,6 +15,7 @@ ROWS = (
     ("storage NIC", "snic", "cyan"),
     ("GPU", "gpu_busy", "green"),
     ("GPU waiting for KV", "gpu_waiting_for_kv", "red"),
+    ("HBM held", "hbm_held", "blue"),
 )
 
 
@@ -35,7 +36,7 @@ def nodes_table(policies: dict[str, PolicyResult]) -> Table:
         table.add_column(name)
     for node in next(iter(policies.values())).nodes:
         for index, (label, field, style) in enumerate(ROWS):
-            if node.startswith("de") and field == "gpu_waiting_for_kv":
+            if field == ("gpu_waiting_for_kv" if node.startswith("de") else "hbm_held"):
                 continue
             shares = [_share(result.nodes[node], field) for result in policies.values()]
             table.add_row(node if index == 0 else "", label, *(bar(s, style) for s in shares))

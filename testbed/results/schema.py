@@ -25,11 +25,12 @@ class Emulated(msgspec.Struct, frozen=True):
 
 
 class NodeShares(msgspec.Struct, frozen=True):
-    """One node over the steady window, each a share of it."""
+    """One node over the steady window, each a share of it; `hbm_held` is that of decode HBM."""
 
     snic: float
     gpu_busy: float
     gpu_waiting_for_kv: float
+    hbm_held: float
 
 
 class PolicyResult(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ from testbed.workload import Workload, averages
 from testbed.worlds.plan import HostPlan, LabPlan, Opening, WirePlan, WorldPlan
 
 PADDED_TO_ROWS = 128
-PHASES = 16  # ticks in a decode quantum
+PHASES = 32  # ticks in a decode quantum
 PERSIST_BLOCKS = 1024  # a DE buffer's room for generated blocks on their way to storage
 INBOX_BLOCKS = 4096  # each buffer's part of a storage host's inbox
 COLLECTIVE_BYTES = 2048  # what an engine tells each peer of its group at each layer

@@ -1,0 +1,482 @@
+"""A cluster in memory for engine tests: a loop whose time jumps, and KV that depends on itself.
+
+One row stands for `BLOCK` tokens and is one byte of content. A row's KV is a hash of the KV
+before it, so whoever computes on KV that is missing or wrong gets other tokens.
+"""
+
+import asyncio
+import selectors
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.buffer import Buffer
+from engines.config import (
+    BufferConfig,
+    DecodeConfig,
+    GpuTime,
+    GroupConfig,
+    KvShape,
+    PrefillConfig,
+    StorageConfig,
+)
+from engines.decode import Decode
+from engines.errors import DeadlineExceeded, KvDigestMismatch, KvMissing
+from engines.kv import Extent, Span, storage_of
+from engines.messages import Assign, Drain, Message, Report, Submit, TurnDone, TurnFailed
+from engines.prefill import Prefill
+from engines.seams.compute import DecodeJob, PrefillJob
+from engines.seams.transport import Delivery, TrafficClass, Write
+from engines.storage import Storage
+from scheduler.policy import Traits
+from scheduler.types import Decision, ReadExtent, Request
+
+BLOCK = 4
+LAYERS = 2
+KV = KvShape(LAYERS, BLOCK, BLOCK)
+DEADLINE_S = 100.0
+LAYERWISE = Traits(layerwise=True)
+Memory = NDArray[np.int64]
+
+
+class _JumpSelector(selectors.DefaultSelector):
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if not events and timeout is None:
+            raise AssertionError("every task waits for another: nothing will ever happen")
+        if not events and timeout:
+            self.now_s += timeout
+            assert self.now_s < 10_000, "ten thousand seconds passed: something waits for ever"
+        return events
+
+
+class JumpLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        self._jump = _JumpSelector()
+        super().__init__(self._jump)
+        self._clock_resolution = 1e-9
+
+    def time(self) -> float:
+        return self._jump.now_s
+
+
+def play(function: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine function to its end on a loop whose time jumps."""
+    anyio.run(function, backend_options={"loop_factory": JumpLoop})
+
+
+class FakeClock:
+    def now_s(self) -> float:
+        return anyio.current_time()
+
+    async def sleep_until_s(self, when_s: float) -> None:
+        await anyio.lowlevel.checkpoint()
+        while (left_s := when_s - self.now_s()) > 0:
+            await anyio.sleep(max(left_s, 1e-9))
+
+    @contextmanager
+    def deadline(self, seconds: float, what: str) -> Iterator[None]:
+        with anyio.move_on_after(seconds) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise DeadlineExceeded(f"{what} took longer than {seconds} s")
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A message, or a write with its note, as it arrived."""
+
+    at_s: float
+    sender: str
+    peer: str
+    message: Message
+    traffic_class: TrafficClass
+    write: Write | None = None
+
+    @property
+    def token_layers(self) -> int:
+        """What a write weighs: tokens times layers."""
+        assert self.write is not None
+        span = self.write.source
+        return (span.last - span.first) * (span.layer_last - span.layer_first)
+
+
+class Network:
+    """Every host's inbox and memory, and all that was ever sent."""
+
+    def __init__(self, token_layer_s: float = 0.0) -> None:
+        self.token_layer_s = token_layer_s
+        self.before_write: Callable[[str, str, Write], Awaitable[None]] | None = None
+        self.log: list[Sent] = []
+        self._regions: dict[tuple[str, str], Memory] = {}
+        self._inboxes: dict[str, deque[Delivery]] = {}
+        self._arrived: dict[str, anyio.Event] = {}
+
+    def rows(self, host: str, span: Span) -> Memory:
+        """A view of a span: `[rows, layers]`."""
+        region = self._regions.setdefault((host, span.region), np.zeros((512, LAYERS), np.int64))
+        start = span.slot // BLOCK
+        rows = slice(start + span.first // BLOCK, start + span.last // BLOCK)
+        return region[rows, span.layer_first : span.layer_last]
+
+    def deliver(self, sent: Sent) -> None:
+        self.log.append(sent)
+        delivery = Delivery(sent.sender, sent.message, sent.at_s)
+        self._inboxes.setdefault(sent.peer, deque()).append(delivery)
+        self._arrived.pop(sent.peer, anyio.Event()).set()
+
+    async def next(self, host: str) -> Delivery:
+        inbox = self._inboxes.setdefault(host, deque())
+        while not inbox:
+            await self._arrived.setdefault(host, anyio.Event()).wait()
+        return inbox.popleft()
+
+    def writes(self, sender: str = "", peer: str = "") -> list[Sent]:
+        """Writes from a host, or to one, or both."""
+        return [
+            sent
+            for sent in self.log
+            if sent.write and sender in ("", sent.sender) and peer in ("", sent.peer)
+        ]
+
+    def messages(self, kind: type[Message]) -> list[Sent]:
+        """All messages and notes of a kind."""
+        return [sent for sent in self.log if isinstance(sent.message, kind)]
+
+
+class FakeTransport:
+    """Moves rows between the memories of a `Network`; messages arrive at once and in order."""
+
+    def __init__(self, host: str, network: Network) -> None:
+        self.host = host
+        self.network = network
+
+    async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
+        source, target = write.source, write.target
+        assert source.last - source.first == target.last - target.first
+        network = self.network
+        if network.before_write is not None:
+            await network.before_write(self.host, peer, write)
+        tokens = (source.last - source.first) * (source.layer_last - source.layer_first)
+        await FakeClock().sleep_until_s(anyio.current_time() + tokens * network.token_layer_s)
+        # The source is read as late as it could be: whoever freed it too early sends rubbish.
+        network.rows(peer, target)[:] = network.rows(self.host, source)
+        at_s = anyio.current_time()
+        network.deliver(Sent(at_s, self.host, peer, write.note, write.traffic_class, write))
+        return at_s
+
+    async def send(
+        self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
+    ) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.network.deliver(Sent(anyio.current_time(), self.host, peer, message, traffic_class))
+
+    async def receive(self) -> Delivery:
+        return await self.network.next(self.host)
+
+    def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
+        rows = self.network.rows(self.host, span)
+        assert len(content) >= first_block + len(rows), "the content ends before the blocks"
+        return b"".join(digest(content, first_block + n, row) for n, row in enumerate(rows))
+
+    def check(self, span: Span, content: bytes, first_block: int, digests: bytes) -> None:
+        if self.seal(span, content, first_block) != digests:
+            raise KvDigestMismatch(f"{self.host}: blocks at {span} are not those of their keys")
+
+
+class FakeStore:
+    """Blocks in a dictionary; `medium_s` is what an append takes."""
+
+    def __init__(self, host: str, network: Network) -> None:
+        self.host = host
+        self.network = network
+        self.blocks: dict[tuple[int, int], tuple[Memory, bytes]] = {}
+        self.medium_s = 0.0
+
+    def hold(self, chain: int, content: bytes, first: int, count: int) -> None:
+        """Put the right KV of a content's blocks there, as an earlier run would have."""
+        values = kv_of(content)
+        for block in range(first, first + count):
+            self.blocks[chain, block] = values[block], digest(content, block, values[block])
+
+    async def read(self, extents: Sequence[Extent], into: Span) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        numbers = [(e.chain, n) for e in extents for n in range(e.first, e.first + e.count)]
+        for number in numbers:
+            if number not in self.blocks:
+                raise KvMissing(f"{self.host} does not hold block {number[1]} of {number[0]}")
+        found = [self.blocks[number] for number in numbers]
+        self.network.rows(self.host, into)[:] = np.array([values for values, _ in found])
+        return b"".join(digests for _, digests in found)
+
+    async def append(self, extent: Extent, source: Span, digests: bytes) -> None:
+        await anyio.sleep(self.medium_s)
+        for n, values in enumerate(self.network.rows(self.host, source)):
+            number = extent.chain, extent.first + n
+            assert number not in self.blocks, f"block {number} is kept twice"
+            self.blocks[number] = values.copy(), digests[8 * n : 8 * n + 8]
+
+
+class FakeCompute:
+    """Paced: returns at `due_s`, or at once if that has passed; takes no time of its own."""
+
+    def __init__(self, host: str, network: Network) -> None:
+        self.host = host
+        self.network = network
+        self.prefills: list[tuple[float, int, tuple[PrefillJob, ...]]] = []
+        self.decodes: list[tuple[float, int]] = []
+
+    async def prefill(
+        self, jobs: Sequence[PrefillJob], layer: int, due_s: float
+    ) -> dict[int, bytes]:
+        await FakeClock().sleep_until_s(due_s)
+        self.prefills.append((anyio.current_time(), layer, tuple(jobs)))
+        return {job.request: content for job in jobs if (content := self._run(job, layer))}
+
+    def _run(self, job: PrefillJob, layer: int) -> bytes:
+        column = self.network.rows(self.host, job.slot.layer(layer))[:, 0]
+        for row in range(job.first // BLOCK, job.last // BLOCK):
+            column[row] = mix(int(column[row - 1]) if row else 0, job.content[row], layer)
+        last = job.final and layer == LAYERS - 1
+        return next_byte(int(column[job.last // BLOCK - 1])) if last else b""
+
+    async def decode(self, jobs: Sequence[DecodeJob], due_s: float) -> list[bytes]:
+        await FakeClock().sleep_until_s(due_s)
+        self.decodes.append((anyio.current_time(), len(jobs)))
+        return [self._next(job) for job in jobs]
+
+    def _next(self, job: DecodeJob) -> bytes:
+        rows, row = self.network.rows(self.host, job.slot), job.first // BLOCK
+        for layer in range(LAYERS):
+            rows[row, layer] = mix(int(rows[row - 1, layer]), job.content[0], layer)
+        return next_byte(int(rows[row, LAYERS - 1]))
+
+    def fingerprint(self, span: Span) -> str:
+        return str(zlib.crc32(self.network.rows(self.host, span).tobytes()))
+
+
+class FakeAuthor:
+    """Writes one byte a row, other ones for each opening, and for each agent and turn."""
+
+    def opening(self, opening: int, tokens: int) -> bytes:
+        return text(opening, tokens)
+
+    def extend(self, content: bytes, prompt_tokens: int, agent: int, turn: int) -> bytes:
+        missing = max(0, prompt_tokens // BLOCK - len(content))
+        return content + text(100 + 10 * agent + turn, missing * BLOCK)
+
+    def truncate(self, content: bytes, tokens: int) -> bytes:
+        return content[: tokens // BLOCK]
+
+
+def text(number: int, tokens: int) -> bytes:
+    """Content for `tokens` tokens, another one for each number."""
+    return bytes((number * 7 + row) % 256 for row in range(tokens // BLOCK))
+
+
+def mix(before: int, byte: int, layer: int) -> int:
+    """The KV of a row, from that of the row before it."""
+    return zlib.crc32(bytes([byte, layer]), before)
+
+
+def next_byte(last_kv: int) -> bytes:
+    return bytes([zlib.crc32(b"next", last_kv) % 256])
+
+
+def kv_of(content: bytes) -> Memory:
+    """The KV of a content: `[rows, layers]`."""
+    values = np.zeros((len(content), LAYERS), np.int64)
+    for layer in range(LAYERS):
+        before = 0
+        for row, byte in enumerate(content):
+            values[row, layer] = before = mix(before, byte, layer)
+    return values
+
+
+def generated_by(content: bytes, prompt_tokens: int, generate_tokens: int) -> bytes:
+    """What a right cluster generates after a prompt."""
+    rows = (prompt_tokens + generate_tokens) // BLOCK - prompt_tokens // BLOCK
+    for _ in range(rows):
+        content += next_byte(int(kv_of(content)[-1, LAYERS - 1]))
+    return content[len(content) - rows :] if rows else b""
+
+
+def digest(content: bytes, block: int, values: Memory) -> bytes:
+    key = zlib.crc32(content[: block + 1])
+    return key.to_bytes(4, "little") + zlib.crc32(values.tobytes()).to_bytes(4, "little")
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What a test may want otherwise; memories in tokens."""
+
+    lanes: int = 1
+    storages: int = 1
+    dram_tokens: int = 400
+    pool_tokens: int = 400
+    lane_tokens: int = 400
+    stage_tokens: int = 400
+    reads_in_flight: int = 10
+    read_ahead: int | None = None
+    traits: Traits = LAYERWISE
+    gpu: GpuTime = GpuTime(0.01, 0.0)
+    tpot_s: float = 0.01
+    kv_samples: float = 0.0
+    token_layer_s: float = 0.001
+    pe_peers: tuple[str, ...] = ()
+
+
+class Cluster:
+    """One PE node, one DE node and storage; tests play the scheduler and the client."""
+
+    def __init__(self, setup: Setup) -> None:
+        network = self.network = Network(setup.token_layer_s)
+        self.setup = setup
+        clock = FakeClock()
+        names = [f"store{n}" for n in range(setup.storages)]
+        self.storages = tuple(names)
+        self.stores = {name: FakeStore(name, network) for name in names}
+        self.computes = {name: FakeCompute(name, network) for name in ("pe0-gpu", "de0-gpu")}
+        self.storage = {
+            name: Storage(
+                StorageConfig(name, KV, setup.stage_tokens, DEADLINE_S),
+                clock, FakeTransport(name, network), self.stores[name],
+            )
+            for name in names
+        }  # fmt: skip
+        self.buffers = {
+            node: Buffer(self._buffer(node), clock, FakeTransport(f"{node}-buf", network))
+            for node in ("pe0", "de0")
+        }
+        self.prefill = Prefill(
+            self._prefill(), clock, FakeTransport("pe0-gpu", network), self.computes["pe0-gpu"]
+        )
+        self.decode = Decode(
+            self._decode(), clock, FakeTransport("de0-gpu", network), self.computes["de0-gpu"]
+        )
+        self.parts = [*self.storage.values(), *self.buffers.values(), self.prefill, self.decode]
+        self.hosts = (*names, "pe0-buf", "de0-buf", "pe0-gpu", "de0-gpu")
+        self.ends: dict[int, TurnDone | TurnFailed] = {}
+        self._decisions = 0
+
+    def _lanes(self, node: str) -> tuple[str, ...]:
+        return tuple(f"{node}/{lane}" for lane in range(self.setup.lanes))
+
+    def _engine_hosts(self) -> dict[str, str]:
+        lanes = self._lanes("pe0") + self._lanes("de0")
+        return {lane: f"{lane.split('/')[0]}-gpu" for lane in lanes}
+
+    def _group(self, node: str) -> GroupConfig:
+        gpu, peers = f"{node}-gpu", self.setup.pe_peers if node == "pe0" else ()
+        members = (gpu, *peers, f"{node}-buf")
+        return GroupConfig(node, gpu, (gpu, *peers), members, "sched", 0.5, 8)
+
+    def _buffer(self, node: str) -> BufferConfig:
+        setup, host = self.setup, f"{node}-buf"
+        others = ("pe0-buf", "de0-buf", "pe0-gpu", "de0-gpu", "sched", "agents")
+        return BufferConfig(
+            host, node, node[:2], self._group(node), KV, setup.dram_tokens,
+            setup.reads_in_flight, setup.read_ahead, self.storages,
+            800 if node == "de0" else 0, 800, self._engine_hosts(),
+            tuple(name for name in others if name != host), DEADLINE_S,
+        )  # fmt: skip
+
+    def _prefill(self) -> PrefillConfig:
+        setup, buffers = self.setup, {"pe0": "pe0-buf", "de0": "de0-buf"}
+        return PrefillConfig(
+            "pe0-gpu", self._lanes("pe0"), self._group("pe0"), KV, setup.traits, setup.gpu,
+            setup.pool_tokens, buffers, "agents", DEADLINE_S,
+        )  # fmt: skip
+
+    def _decode(self) -> DecodeConfig:
+        setup = self.setup
+        return DecodeConfig(
+            "de0-gpu", "de0-buf", self._lanes("de0"), self._group("de0"), KV, setup.lane_tokens,
+            setup.tpot_s, 4, 0, 80, setup.kv_samples, "agents", "sched", DEADLINE_S,
+        )  # fmt: skip
+
+    def turn(self, number: int, prompt: int, hit: int, generate: int) -> Submit:
+        """A turn whose hits storage holds, on a chain of their own."""
+        content, chain = text(number, prompt), 1000 + number
+        count = hit // BLOCK
+        self.store_of(chain).hold(chain, content, 0, count)
+        context = (Extent(chain, 0, count),) if count else ()
+        return Submit(Request(number, 0, 0, prompt, hit, generate), content, context, number)
+
+    def store_of(self, chain: int) -> FakeStore:
+        return self.stores[storage_of(chain, self.storages)]
+
+    async def assign(self, turn: Submit, *reads: ReadExtent, lane: int = 0) -> None:
+        """Tell everybody on the turn, as the scheduler's host does."""
+        self._decisions += 1
+        decision = Decision(
+            self._decisions, turn.request.id, f"pe0/{lane}", f"de0/{lane}", tuple(reads)
+        )
+        for host in ("pe0-gpu", "de0-gpu", "de0-buf"):
+            await FakeTransport("sched", self.network).send(host, Assign(decision, turn))
+        if any(read.side == "pe" for read in reads):
+            await FakeTransport("sched", self.network).send("pe0-buf", Assign(decision, turn))
+
+    async def end_of(self, *requests: int) -> None:
+        """Wait until the client knows how these turns ended."""
+        while not set(requests) <= set(self.ends):
+            message = (await self.network.next("agents")).message
+            if isinstance(message, TurnDone | TurnFailed):
+                self.ends.setdefault(message.request, message)
+
+    def generated(self, turn: Submit) -> bytes:
+        """What a turn generated; fails unless it is done."""
+        end = self.ends[turn.request.id]
+        assert isinstance(end, TurnDone), end
+        return end.content
+
+    def right(self, turn: Submit) -> bool:
+        """Whether a turn is done and generated what it should."""
+        request = turn.request
+        wanted = generated_by(turn.content, request.prompt_tokens, request.generate_tokens)
+        return self.generated(turn) == wanted
+
+    def reports(self, group: str) -> list[Report]:
+        """What a group's leader told the scheduler."""
+        sent = [s.message for s in self.network.messages(Report) if s.peer == "sched"]
+        return [report for report in sent if isinstance(report, Report) and report.group == group]
+
+    def nothing_held(self) -> bool:
+        """No slot of any memory is taken."""
+        setup = self.setup
+        arenas = [
+            *((buffer._dram, setup.dram_tokens) for buffer in self.buffers.values()),
+            *((arena, 800) for b in self.buffers.values() for arena in b._inbox.values()),
+            *((storage._stage, setup.stage_tokens) for storage in self.storage.values()),
+            *((arena, setup.lane_tokens) for arena in self.decode._hbm.values()),
+            (self.prefill._hbm, setup.pool_tokens),
+            (self.decode._outbox, 80),
+        ]
+        return all(arena.free_tokens == capacity for arena, capacity in arenas)
+
+
+def with_cluster(test: Callable[[Cluster], Awaitable[None]], setup: Setup | None = None) -> Cluster:
+    """Run a test beside a running cluster, then drain it; the cluster must come down."""
+    found: list[Cluster] = []
+
+    async def whole() -> None:
+        cluster = Cluster(setup or Setup())
+        found.append(cluster)
+        async with anyio.create_task_group() as tasks:
+            for part in cluster.parts:
+                tasks.start_soon(part.run)
+            await test(cluster)
+            for host in cluster.hosts:
+                await FakeTransport("agents", cluster.network).send(host, Drain())
+
+    play(whole)
+    return found[0]
