@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from scheduler.errors import SchedulerError
+from scheduler.policy import lookup
 from testbed.bound import bound, reads_of
 from testbed.errors import InputError, RunFailed
 from testbed.results.metrics import measure
@@ -25,6 +26,17 @@ def cache_folder() -> Path:
     """Where KV that was computed once is kept between runs (XDG base directories)."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "dualpath-testbed"
+
+
+def require_policies(names: Sequence[str]) -> None:
+    """Raise InputError unless these are known policies, at least one, each once."""
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"--policies names {', '.join(names) or 'none'}; name each policy once")
+    for name in names:
+        try:
+            lookup(name)
+        except SchedulerError as error:
+            raise InputError(str(error)) from error
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -77,11 +89,8 @@ def play(
 
 
 def _layout(experiment: Experiment, workload: Workload, policy: str) -> Callable[[Path], Layout]:
-    """Checked before anything is created: a bad policy name fails here."""
-    try:
-        Layout(experiment, workload, policy, Path(), Path())
-    except SchedulerError as error:
-        raise InputError(str(error)) from error
+    """Made once before anything is created, so that what cannot be laid out fails here."""
+    Layout(experiment, workload, policy, Path(), Path())
     return lambda folder: Layout(experiment, workload, policy, folder, cache_folder())
 
 

@@ -11,10 +11,11 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from testbed.facts import facts, text
 from testbed.results.picture import show
 from testbed.results.schema import Comparison
 from testbed.results.verdict import FAILED, INCONCLUSIVE
-from testbed.session import play
+from testbed.session import play, require_policies
 from testbed.spec import Experiment, load_experiment
 from testbed.workload import Workload, build_workload
 
@@ -81,7 +82,12 @@ def play_and_tell(
     as_json: bool,
 ) -> int:
     """Play, print, and return the exit code that the verdict asks for."""
+    require_policies(policies)
     talk = Console(stderr=True)
+    said = facts(path.name, experiment, workload, policies)
+    for warning in said.warnings:
+        talk.print(f"warning: {warning}", style="yellow")
+    talk.print(text(said) + "\n", highlight=False, soft_wrap=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

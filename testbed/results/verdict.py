@@ -84,8 +84,6 @@ def _classes(run: RunData, result: PolicyResult) -> list[str]:
     by_port = {line.port: line.expected_bytes for line in result.ledger}
     for link, classes in run.samples.class_bytes.items():
         host, nic = link[:-1].split(":")
-        if host in run.storages:
-            continue  # unshaped: storage hosts have no classes of their own
         expected = by_port.get(f"{host}:{nic}:{'tx' if link.endswith('>') else 'rx'}", 0)
         if classes.get("1:20", 0) < expected:
             causes.append(

@@ -25,7 +25,7 @@ from engines.kv import storage_of
 from engines.prefill import Prefill
 from engines.real.clock import RealClock
 from engines.real.compute import TorchCompute
-from engines.real.decoder import Decoder, self_check
+from engines.real.decoder import Decoder, checked_decoder
 from engines.real.digests import digest_blocks
 from engines.real.disk import DiskStore
 from engines.real.openings import ensure_openings, load_opening
@@ -80,8 +80,7 @@ class _Host:
         self._decoder: Decoder | None = None
         self._store: DiskStore | None = None
         if isinstance(plan.role, PrefillConfig | DecodeConfig):
-            self._decoder = Decoder(world.shape, world.padded_rows)
-            self_check(self._decoder, self._pools["hbm"])
+            self._decoder = checked_decoder(world.shape, world.padded_rows, world.layout)
         if isinstance(plan.role, StorageConfig):
             self._store = self._filled_store()
 
@@ -97,7 +96,7 @@ class _Host:
             if storage_of(OPENING_CHAINS + opening.id, world.storages) == self._plan.name
         ]
         wanted = [(opening.id, opening.tokens) for opening in own]
-        decoder = Decoder(world.shape, world.padded_rows)
+        decoder = checked_decoder(world.shape, world.padded_rows, world.layout)
         paths = ensure_openings(Path(world.cache), decoder, world.layout, author, wanted)
         keys = PrefixKeys(world.layout, world.fingerprint)
         for opening, path in zip(own, paths, strict=True):

@@ -60,6 +60,7 @@ def build_fabric(wires: WirePlan) -> "Fabric":
         cnic_bps=wires.cnic_bps,
         pcie_bps=wires.node_bps,
         uplink_bps=wires.node_bps,
+        storage_bps=wires.storage_bps,
         overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
     )
     fabric = Fabric(topo, rates, qos=wires.qos)

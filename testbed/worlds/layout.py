@@ -31,12 +31,14 @@ from testbed.cluster import (
 from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Workload, averages
+from testbed.worlds.knobs import knobs
 from testbed.worlds.plan import HostPlan, LabPlan, Opening, WirePlan, WorldPlan
 
 PADDED_TO_ROWS = 128
 PHASES = 32  # ticks in a decode quantum
 PERSIST_BLOCKS = 1024  # a DE buffer's room for generated blocks on their way to storage
 INBOX_BLOCKS = 4096  # each buffer's part of a storage host's inbox
+STORAGE_HEADROOM = 2.0  # rate of each storage host over that of all SNICs together
 COLLECTIVE_BYTES = 2048  # what an engine tells each peer of its group at each layer
 SAMPLE_PERIOD_S = 0.25
 START_DEADLINE_S = 120.0
@@ -137,6 +139,8 @@ class Layout:
             snic_bps=law.bps(default),
             cnic_bps=law.bps(experiment.hardware.cnic_bytes_per_s * gpus),
             node_bps=law.bps(experiment.node_cnic_bytes_per_s),
+            # Never the limit: the paper's storage cluster can fill every storage NIC.
+            storage_bps=law.bps(STORAGE_HEADROOM * default * len(self._nodes)),
             snic_overrides_bps={
                 f"{node}-buf": law.bps(experiment.snic_bytes_per_s(node))
                 for node in experiment.nodes
@@ -268,14 +272,3 @@ class Layout:
         """Whom a failed turn concerns: every host but the storage's, and not the one that tells."""
         hosts = [*self._buffers.values(), *dict.fromkeys(self._gpu_hosts.values())]
         return tuple(name for name in [*hosts, "sched", "agents"] if name != host)
-
-
-def knobs(experiment: Experiment, policy: str) -> dict[str, float]:
-    """The experiment's values for those limits that the policy sets at all."""
-    engine, limits = experiment.engine, lookup(policy).traits
-    values: dict[str, float] = {
-        "read_ahead": engine.read_ahead,
-        "quota_s": engine.prefill_quota_s,
-        "max_batch": engine.max_batch,
-    }
-    return {name: value for name, value in values.items() if getattr(limits, name) is not None}

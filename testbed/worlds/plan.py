@@ -67,6 +67,7 @@ class WirePlan(msgspec.Struct, frozen=True):
     snic_bps: float
     cnic_bps: float
     node_bps: float
+    storage_bps: float
     snic_overrides_bps: dict[str, float]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from engines.agents import AgentPlan, AgentsConfig, TurnRecord
-from engines.real.decoder import Decoder
+from engines.real.decoder import checked_decoder
 from engines.real.reference import Reference, ReferenceTurn
 from engines.real.tokens import Author
 from testbed.worlds.account import HostAccount, TurnTruth
@@ -18,7 +18,7 @@ def check(start: TruthStart) -> None:
     plan = msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan)
     world = plan.world
     author = Author(world.author_seed, world.shape.vocabulary, world.layout)
-    decoder = Decoder(world.shape, world.padded_rows)
+    decoder = checked_decoder(world.shape, world.padded_rows, world.layout)
     reference = Reference(decoder, world.layout, author)
     turns = _turns(folder)
     found = [

@@ -121,7 +121,7 @@ def test_of_equal_logits_the_lowest_id_wins(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_self_check_passes_here(layout: KvLayout) -> None:
     pool = KvPool("hbm", layout, 640)
-    self_check(Decoder(SHAPE, 640), pool)
+    self_check(Decoder(SHAPE, 640), pool.layout)
     assert not pool.array.any()
 
 
@@ -137,7 +137,7 @@ def test_self_check_finds_arithmetic_that_depends_on_the_batch(
 
     monkeypatch.setattr(Decoder, "layer", skewed)
     with pytest.raises(ComputeError, match="attention_rows=1"):
-        self_check(decoder, a_pool(LAYOUTS[0], 1))
+        self_check(decoder, LAYOUTS[0])
 
 
 def test_memory_that_no_decoder_wrote_is_an_error() -> None:

@@ -38,28 +38,45 @@ def times(network: Network, kind: type, request: int) -> list[float]:
 def test_lanes_in_lockstep_wait_for_the_slowest() -> None:
     async def test(cluster: Cluster) -> None:
         short, long = cluster.turn(1, 8, 0, 4), cluster.turn(2, 40, 0, 4)
+        await cluster.assign(cluster.turn(3, 20, 0, 4))  # the others queue behind it
         await cluster.assign(short, lane=0)
         await cluster.assign(long, lane=1)
-        await cluster.end_of(1, 2)
+        await cluster.end_of(1, 2, 3)
         assert cluster.right(short) and cluster.right(long)
 
     cluster = with_cluster(test, Setup(lanes=2))
-    (forward,) = cluster.prefill.forwards
+    before, forward = cluster.prefill.forwards
+    assert forward.begin_s == before.end_s
     assert forward.chunks == 2
     assert forward.compute_s == pytest.approx(40 * GPU_S)
-    assert forward.work_s == pytest.approx(48 * GPU_S)
+    assert forward.lanes_s == pytest.approx((8 * GPU_S, 40 * GPU_S))
     first, second = (times(cluster.network, FirstToken, n)[0] for n in (1, 2))
     assert first == second
 
 
 def test_turns_of_one_lane_add_up() -> None:
     async def test(cluster: Cluster) -> None:
-        for number in (1, 2):
+        for number in (1, 2, 3):
             await cluster.assign(cluster.turn(number, 20, 0, 4))
+        await cluster.end_of(1, 2, 3)
+
+    _, forward = with_cluster(test).prefill.forwards
+    assert forward.chunks == 2
+    assert forward.compute_s == pytest.approx(40 * GPU_S)
+    assert forward.lanes_s == pytest.approx((40 * GPU_S,))
+
+
+def test_a_batch_holds_only_what_was_there_at_its_start() -> None:
+    async def test(cluster: Cluster) -> None:
+        for number in (1, 2):
+            await cluster.assign(cluster.turn(number, 22, 16, 4), PE_READ)
+            await anyio.sleep(0.02)
         await cluster.end_of(1, 2)
 
-    (forward,) = with_cluster(test).prefill.forwards
-    assert forward.compute_s == forward.work_s == pytest.approx(40 * GPU_S)
+    # The second turn's KV comes while the first one is computed.
+    first, second = with_cluster(test).prefill.forwards
+    assert (first.chunks, second.chunks) == (1, 1)
+    assert second.begin_s == pytest.approx(first.end_s)
 
 
 def test_a_prompt_over_the_quota_is_computed_in_chunks_with_the_right_total() -> None:
@@ -171,7 +188,7 @@ def test_an_idle_peer_takes_part_in_every_step() -> None:
     )
     (mine, yours) = cluster.prefill.forwards, peers[0].forwards
     assert [f.compute_s for f in yours] == pytest.approx([f.compute_s for f in mine])
-    assert [f.work_s for f in yours] == [0.0, 0.0]
+    assert [f.lanes_s for f in yours] == [(0.0,), (0.0,)]
 
 
 @pytest.mark.xfail(
@@ -224,9 +241,9 @@ def test_reports_count_prompts_that_wait_or_run() -> None:
     async def test(cluster: Cluster) -> None:
         for number in (1, 2):
             await cluster.assign(cluster.turn(number, 22, 16, 4), PE_READ)
-        await anyio.sleep(0.6)
+        await anyio.sleep(1.1)
 
-    # 22 tokens take six slots of four each; both turns run at 0.5 s.
+    # 22 tokens take six slots of four each; a forward takes 12 s.
     cluster = with_cluster(test, Setup(gpu=GpuTime(1.0, 0.0)))
     (engine,) = cluster.reports("pe0")[0].engines
     assert (engine.engine, engine.requests, engine.tokens, engine.seen) == ("pe0/0", 2, 44, 2)

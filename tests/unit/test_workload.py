@@ -45,7 +45,9 @@ def test_fixed_hits_are_whole_blocks_and_the_tail_is_computed() -> None:
     assert all(load.hit_tokens % BLOCK_TOKENS == 0 for load in turns)
     assert all(429 <= load.computed_tokens < 429 + BLOCK_TOKENS for load in turns)
     mean = averages(build_workload(spec, 0), BLOCK_TOKENS)
-    assert mean.hit_tokens + mean.computed_tokens == pytest.approx(32_721 + 429, abs=1)
+    assert mean.hit_tokens + mean.computed_tokens == pytest.approx(
+        32_721 + 429, abs=BLOCK_TOKENS / 2 + 1
+    )
     assert 0.98 < mean.hit_rate < 0.9871
     assert mean.generate_tokens == 176
 

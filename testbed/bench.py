@@ -1,0 +1,180 @@
+"""The claims of the README, measured again: `scripts/bench`.
+
+Each case is a comparison or run of the ordinary command; what is claimed is a ratio between
+measurements of the same call of this script, or against a bound that the run itself printed.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+Case = tuple[str, ...]
+Policy = dict[str, Any]
+
+CASES: dict[str, Case] = {
+    "1p1d": ("compare", "topologies/1p1d.yaml"),
+    "1p2d": ("compare", "topologies/1p2d.yaml"),
+    "2p1d": ("compare", "topologies/2p1d.yaml"),
+    "slow-nic": (
+        "compare", "topologies/1p2d.yaml", "--policies", "static-split,dualpath",
+        "--set", "nodes.de1.snic_share=0.35",
+    ),
+    "half-rate": (
+        "run", "topologies/1p1d.yaml", "--policy", "basic", "--set", "hardware.snic_share=0.35",
+    ),
+    "tau-4": ("run", "topologies/1p2d.yaml", "--time-scale", "4"),
+    "tau-0.25": ("compare", "topologies/1p1d.yaml", "--policies", "dualpath",
+                 "--time-scale", "0.25"),
+    "real-sessions": ("compare", "topologies/weka.yaml"),
+}  # fmt: skip
+
+
+class Bench:
+    """Results by case, and the claims on them."""
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        self.results = results
+        self.rows: list[tuple[str, str, str, bool | None]] = []
+
+    def policy(self, case: str, name: str) -> Policy:
+        """One policy's part of a case's result."""
+        found: Policy = self.results[case]["policies"][name]
+        return found
+
+    def rate(self, case: str, name: str) -> float:
+        """Steady turns/s in target units."""
+        return float(self.policy(case, name)["throughput_turns_per_s"])
+
+    def claim(self, what: str, value: float, wanted: str, holds: bool | None) -> None:
+        """A row of the table."""
+        self.rows.append((what, f"{value:.3f}", wanted, holds))
+
+    def at_least(self, what: str, value: float, least: float) -> None:
+        """A ratio that must not be smaller."""
+        self.claim(what, value, f">= {least:g}", value >= least)
+
+    def alike(self, what: str, one: float, other: float, tolerance: float) -> None:
+        """Two rates that must agree."""
+        ratio = one / other
+        self.claim(what, ratio, f"1 +- {tolerance:g}", abs(ratio - 1) <= tolerance)
+
+
+def claims(bench: Bench) -> None:
+    """Every claim whose cases were run."""
+    wanted: list[tuple[set[str], Callable[[Bench], None]]] = [
+        ({"1p1d"}, _one_pair),
+        ({"1p2d"}, _two_decode_nodes),
+        ({"1p1d", "1p2d"}, _basic_alike),
+        ({"1p1d", "2p1d"}, _two_nics_alike),
+        ({"slow-nic"}, _slow_nic),
+        ({"1p1d", "half-rate"}, _half_rate),
+        ({"1p2d", "tau-4"}, _time_scale),
+        ({"tau-0.25"}, _overload),
+        ({"real-sessions"}, _real_sessions),
+    ]
+    for needed, check in wanted:
+        if needed <= bench.results.keys():
+            check(bench)
+    for case, result in bench.results.items():
+        for name, policy in result["policies"].items():
+            right = policy["tokens_equal"] == policy["tokens_checked"] > 0
+            share = policy["tokens_equal"] / max(1, policy["tokens_checked"])
+            bench.claim(f"{case}, {name}: right of {policy['tokens_checked']} tokens", share,
+                        "1", right)  # fmt: skip
+
+
+def _bounds(bench: Bench, case: str) -> None:
+    for name in ("basic", "dualpath"):
+        bound = bench.policy(case, name)["bound"]
+        reached = bench.rate(case, name) / bound["turns_per_s"]
+        bench.at_least(f"{case}, {name}: of its bound ({bound['binds']})", reached, 0.95)
+
+
+def _one_pair(bench: Bench) -> None:
+    bench.at_least("1P1D: dualpath over basic", bench.results["1p1d"]["speedup"]["dualpath"], 1.8)
+    _bounds(bench, "1p1d")
+
+
+def _two_decode_nodes(bench: Bench) -> None:
+    bench.at_least("1P2D: dualpath over basic", bench.results["1p2d"]["speedup"]["dualpath"], 2.3)
+    _bounds(bench, "1p2d")
+
+
+def _basic_alike(bench: Bench) -> None:
+    bench.alike("basic: 1P1D over 1P2D", bench.rate("1p1d", "basic"),
+                bench.rate("1p2d", "basic"), 0.05)  # fmt: skip
+
+
+def _two_nics_alike(bench: Bench) -> None:
+    bench.alike("two NICs: dualpath 1P1D over basic 2P1D", bench.rate("1p1d", "dualpath"),
+                bench.rate("2p1d", "basic"), 0.05)  # fmt: skip
+
+
+def _slow_nic(bench: Bench) -> None:
+    ratio = bench.rate("slow-nic", "dualpath") / bench.rate("slow-nic", "static-split")
+    bench.at_least("one NIC at half rate: dualpath over an equal split", ratio, 1.2)
+
+
+def _half_rate(bench: Bench) -> None:
+    half, whole = bench.rate("half-rate", "basic"), bench.rate("1p1d", "basic")
+    bench.alike("basic: twice its rate at half the SNIC over the whole one", 2 * half, whole, 0.03)
+
+
+def _time_scale(bench: Bench) -> None:
+    bench.alike("1P2D dualpath: time scale 4 over 2", bench.rate("tau-4", "dualpath"),
+                bench.rate("1p2d", "dualpath"), 0.03)  # fmt: skip
+
+
+def _overload(bench: Bench) -> None:
+    timing = bench.results["tau-0.25"]["verdict"]["timing"]
+    bench.claim("time scale 0.25 is found out", float(timing == "inconclusive"), "1",
+                timing == "inconclusive")  # fmt: skip
+
+
+def _real_sessions(bench: Bench) -> None:
+    result = bench.results["real-sessions"]
+    bench.claim("real sessions: dualpath over basic", result["speedup"]["dualpath"], "", None)
+
+
+def play(case: str, runs: Path) -> Any:
+    """One case's result; its progress goes to standard error."""
+    command = [sys.executable, "-m", "testbed.cli.main", *CASES[case], "--json",
+               "--runs", str(runs)]  # fmt: skip
+    ended = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if not ended.stdout:
+        raise click.ClickException(f"case {case} gave no result (exit code {ended.returncode})")
+    return json.loads(ended.stdout)
+
+
+@click.command()
+@click.argument("cases", nargs=-1, type=click.Choice(list(CASES)))
+@click.option("--json", "as_json", is_flag=True, help="Claims as JSON.")
+def main(cases: tuple[str, ...], as_json: bool) -> None:
+    """Measure CASES (all of them by default, about half an hour) and check the claims."""
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="dualpath-bench-") as runs:
+        for case in cases or CASES:
+            click.echo(f"bench: {case}", err=True)
+            results[case] = play(case, Path(runs))
+    bench = Bench(results)
+    claims(bench)
+    if as_json:
+        click.echo(json.dumps([list(row) for row in bench.rows]))
+    else:
+        table = Table("claim", "measured", "wanted", "", box=None)
+        for what, value, wanted, holds in bench.rows:
+            table.add_row(what, value, wanted, {True: "ok", False: "FAILED", None: ""}[holds])
+        Console().print(table)
+    sys.exit(any(holds is False for *_, holds in bench.rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What can be said of an experiment before it runs: its shape, load, scale, and bounds."""
+
+import textwrap
+from collections.abc import Sequence
+
+import msgspec
+
+from scheduler.policy import lookup
+from testbed import cluster, scale
+from testbed.bound import Bound, bound, reads_of
+from testbed.scale import Ratio
+from testbed.spec import BLOCK_TOKENS, Experiment
+from testbed.workload import Averages, Workload, averages, loads
+from testbed.worlds.knobs import knobs
+
+TEXT_COLUMNS = 100
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """`links` are emulated payload rates in bit/s, `policies` what each asks of the engines."""
+
+    experiment: str
+    cluster: str
+    workload: str
+    averages: Averages
+    stored_bytes: float
+    ratios: tuple[Ratio, ...]
+    links: dict[str, float]
+    bounds: dict[str, Bound]
+    policies: dict[str, str]
+    warnings: list[str]
+    resolved: Experiment
+
+
+def facts(name: str, experiment: Experiment, workload: Workload, policies: Sequence[str]) -> Facts:
+    """Work everything out; raises InputError if a context fits into no memory."""
+    mean = averages(workload, BLOCK_TOKENS)
+    cluster.check_fits(experiment, mean)
+    turns = list(loads(workload, BLOCK_TOKENS))
+    return Facts(
+        experiment=name,
+        cluster=_cluster_text(experiment),
+        workload=workload.rule,
+        averages=mean,
+        stored_bytes=_stored_bytes(experiment, workload),
+        ratios=scale.dimensionless(experiment, turns),
+        links=_links(experiment),
+        bounds={
+            policy: bound(experiment, turns, reads_of(policy), mean.agents) for policy in policies
+        },
+        policies={policy: _policy_text(experiment, policy) for policy in policies},
+        warnings=cluster.warnings(experiment),
+        resolved=experiment,
+    )
+
+
+def text(found: Facts) -> str:
+    """The same for people."""
+    mean = found.averages
+    lines = [
+        *_paragraph("cluster", found.cluster),
+        *_paragraph("workload", found.workload),
+        f"          mean turn: {mean.hit_tokens:,.0f} tokens hit in whole blocks, "
+        f"{mean.computed_tokens:,.1f} computed, {mean.generate_tokens:,.1f} generated; "
+        f"hit rate {mean.hit_rate:.2%}",
+        f"          {mean.turns} turns; longest context {mean.max_context_tokens:,} tokens; "
+        f"{found.stored_bytes / 1e9:,.1f} GB in storage from the start",
+    ]
+    for policy, asked in found.policies.items():
+        lines += _paragraph("policy", f"{policy}: {asked}")
+    lines += ["", f"{'':18}{'target':>10}{'emulated':>10}"]
+    lines += [f"{r.name:18}{r.target:10.4g}{r.emulated:10.4g}" for r in found.ratios]
+    rates = ", ".join(f"{name} {bps / 1e6:,.1f}" for name, bps in found.links.items())
+    lines += ["", f"links, emulated payload in Mbit/s: {rates}", "", "at most, in turns/s:"]
+    for policy, limit in found.bounds.items():
+        terms = ", ".join(f"{name} {value:,.1f}" for name, value in limit.terms.items())
+        lines.append(f"  {policy:12}{limit.turns_per_s:8.1f}  {limit.binds} binds")
+        lines += textwrap.wrap(f"({terms})", TEXT_COLUMNS, initial_indent=" " * 24,
+                               subsequent_indent=" " * 24)  # fmt: skip
+    return "\n".join(lines)
+
+
+def _paragraph(head: str, words: str) -> list[str]:
+    return textwrap.wrap(
+        words, TEXT_COLUMNS, initial_indent=f"{head:10}", subsequent_indent=" " * 10
+    )
+
+
+def _cluster_text(experiment: Experiment) -> str:
+    shape = experiment.cluster
+    fold = "one process a node" if shape.folded else "one process a GPU"
+    return (
+        f"{shape.prefill_nodes}P{shape.decode_nodes}D, {shape.gpus_per_node} GPUs a node, {fold}; "
+        f"model {experiment.model.name}, hardware {experiment.hardware.name}"
+    )
+
+
+def _policy_text(experiment: Experiment, policy: str) -> str:
+    traits = lookup(policy, **knobs(experiment, policy)).traits
+    how = "layer by layer beside the compute" if traits.layerwise else "before and after compute"
+    said = [f"KV moves {how}"]
+    if traits.read_ahead is not None:
+        said.append(f"a node reads ahead {traits.read_ahead} turns into its buffer")
+    if traits.max_batch is not None:
+        said.append(f"a GPU takes {traits.max_batch} turns into a forward")
+    if traits.quota_s is not None:
+        said.append(f"a forward takes {traits.quota_s:g} s of each GPU")
+    said.append(f"{experiment.engine.reads_in_flight} reads in flight a storage NIC")
+    return "; ".join(said)
+
+
+def _stored_bytes(experiment: Experiment, workload: Workload) -> float:
+    tokens = sum(opening.tokens // BLOCK_TOKENS * BLOCK_TOKENS for opening in workload.openings)
+    return tokens * experiment.model.kv_bytes_per_token
+
+
+def _links(experiment: Experiment) -> dict[str, float]:
+    law = scale.scaling(experiment)
+    hardware = experiment.hardware
+    return {
+        "snic": law.bps(hardware.snic_bytes_per_s * hardware.snic_share),
+        "cnic": law.bps(hardware.cnic_bytes_per_s),
+        "node": law.bps(experiment.node_cnic_bytes_per_s),
+    }
