@@ -25,8 +25,8 @@ class Collective:
         self._clock = clock
         self._transport = transport
         self._deadline_s = deadline_s
-        self._joined: dict[int, dict[str, float]] = {}
-        self._passed: dict[tuple[int, int], set[str]] = {}
+        self._joined: dict[int, dict[str, Join]] = {}
+        self._passed: dict[tuple[int, int], dict[str, float]] = {}
         self._news = anyio.Event()
         self.step = 0
 
@@ -38,28 +38,36 @@ class Collective:
     def hear(self, sender: str, message: Join | Barrier) -> None:
         """Note a peer's arrival; it may be a step or a layer ahead of us."""
         if isinstance(message, Join):
-            self._joined.setdefault(message.step, {})[sender] = message.layer_s
+            self._joined.setdefault(message.step, {})[sender] = message
         else:
-            self._passed.setdefault((message.step, message.layer), set()).add(sender)
+            key = (message.step, message.layer)
+            self._passed.setdefault(key, {})[sender] = message.end_s
         self._news.set()
 
-    async def join(self, layer_s: float) -> float:
-        """Begin the next step with all peers; returns the slowest engine's time for a layer."""
+    async def join(self, layer_s: float, start_s: float) -> tuple[float, float]:
+        """Begin the next step with all peers; returns the slowest layer and the latest start."""
         step, self.step = self.step, self.step + 1
         for peer in self._peers:
-            await self._transport.send(peer, Join(step, layer_s), TrafficClass.MODEL)
+            await self._transport.send(peer, Join(step, layer_s, start_s), TrafficClass.MODEL)
         await self._until(lambda: len(self._joined.get(step, ())) == len(self._peers), step)
-        return max([layer_s, *self._joined.pop(step, {}).values()])
+        peers = self._joined.pop(step, {}).values()
+        return (
+            max([layer_s, *(peer.layer_s for peer in peers)]),
+            max([start_s, *(peer.start_s for peer in peers)]),
+        )
 
-    async def barrier(self, layer: int) -> None:
-        """Exchange one layer's activations with every peer and wait for all of theirs."""
+    async def barrier(self, layer: int, end_s: float) -> float:
+        """Exchange one layer's activations with every peer; returns when the last was through.
+
+        What the messages themselves take is not added: it is part of the modelled layer.
+        """
         step = self.step - 1
         for peer in self._peers:
-            message = Barrier(step, layer, self._load)
+            message = Barrier(step, layer, end_s, self._load)
             await self._transport.send(peer, message, TrafficClass.MODEL)
         key = (step, layer)
         await self._until(lambda: len(self._passed.get(key, ())) == len(self._peers), step)
-        self._passed.pop(key, None)
+        return max([end_s, *self._passed.pop(key, {}).values()])
 
     async def _until(self, met: Callable[[], bool], step: int) -> None:
         if met():

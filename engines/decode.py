@@ -211,13 +211,13 @@ class Decode:
     async def _step(self, batch: list[Sequence], tasks: TaskGroup) -> None:
         """One step of continuous batching, in lockstep with the group where there is one."""
         now_s = self._clock.now_s()
-        await self._collective.join(0.0)
+        await self._collective.join(0.0, now_s)
         jobs = [
             DecodeJob(seq.request.id, seq.slot, seq.next_content, seq.position) for seq in batch
         ]
         results = await self._compute.decode(jobs, now_s) if jobs else []
         for layer in range(self._config.kv.layers):
-            await self._collective.barrier(layer)
+            await self._collective.barrier(layer, now_s)
         for sequence, content in zip(batch, results, strict=True):
             sequence.generated += sequence.next_content
             sequence.next_content = content

@@ -192,20 +192,22 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
-    """Engine to its group: I start step `step` and need `layer_s` for each of its layers."""
+    """Engine to its group: I can start step `step` at `start_s`, with layers of `layer_s`."""
 
     step: int
     layer_s: float
+    start_s: float
 
 
 class Barrier(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
-    """Engine to its group, class MODEL: I am through layer `layer` of step `step`.
+    """Engine to its group, class MODEL: I am through layer `layer` of step `step` at `end_s`.
 
     `load` stands for the activations that the all-to-all carries.
     """
 
     step: int
     layer: int
+    end_s: float
     load: bytes
 
 

@@ -7,7 +7,6 @@ forward loop packs what is ready and runs it layer by layer while later layers s
 from collections.abc import Iterable
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 
 from engines.collective import Collective
@@ -30,77 +29,13 @@ from engines.messages import (
     Report,
     TurnFailed,
 )
+from engines.prefill_turn import Batch, Forward, PrefillTurn
 from engines.seams.clock import Clock
 from engines.seams.compute import Compute, PrefillJob
 from engines.seams.transport import Transport, Write
 from engines.waits import Arena
 from scheduler.batch import Candidate, Chunk, pack
 from scheduler.types import EngineReport, Side
-
-
-class PrefillTurn:
-    """One turn on its way through a PE; `ready` once both buffers hold their part of it."""
-
-    def __init__(self, request: int, layers: int) -> None:
-        self.request = request
-        self.assign: Assign | None = None
-        self.granted: Span | None = None
-        self.loaded: list[Loaded] = []
-        self.hbm: Span | None = None
-        self.layer_tokens = [0] * layers
-        self.layer_at_s = [0.0] * layers
-        self.computed_tokens = 0
-        self.sends_left = layers
-        self.loading = False
-
-    @property
-    def prompt_tokens(self) -> int:
-        assert self.assign is not None
-        return self.assign.turn.request.prompt_tokens
-
-    @property
-    def hit_tokens(self) -> int:
-        assert self.assign is not None
-        return self.assign.turn.request.hit_tokens
-
-    @property
-    def ready(self) -> bool:
-        """Assigned, a slot in the DE buffer, and all hit KV in DRAM on either side."""
-        if self.assign is None or self.granted is None:
-            return False
-        return sum(part.last - part.first for part in self.loaded) == self.hit_tokens
-
-    def has_layer(self, layer: int) -> bool:
-        return self.layer_tokens[layer] == self.hit_tokens
-
-    @property
-    def pending_tokens(self) -> int:
-        return self.prompt_tokens - self.hit_tokens - self.computed_tokens
-
-    def missing_ranges(self) -> list[tuple[int, int]]:
-        """Tokens that the DE buffer does not have: all but what was read on its side."""
-        held = sorted((part.first, part.last) for part in self.loaded if part.side is Side.DE)
-        ranges, at = [], 0
-        for first, last in [*held, (self.prompt_tokens, self.prompt_tokens)]:
-            if first > at:
-                ranges.append((at, first))
-            at = last
-        return ranges
-
-
-class Forward(msgspec.Struct, frozen=True):
-    """One forward, for the account, in target seconds.
-
-    `compute_s` is the lockstep's time, that of the slowest lane of the group; `lanes_s` is each
-    lane's own. What remains of the span waited for KV. `starved`: so did the gap before it.
-    """
-
-    begin_s: float
-    end_s: float
-    compute_s: float
-    lanes_s: tuple[float, ...]
-    chunks: int
-    starved: bool
 
 
 class Prefill:
@@ -189,21 +124,25 @@ class Prefill:
 
     async def _forward_loop(self, tasks: TaskGroup) -> None:
         while True:
-            batch, starved = await self._next_batch()
+            batch = await self._next_batch()
             if self._config.traits.layerwise:
-                await self._forward(batch, starved, tasks)
+                await self._forward(batch, tasks)
             else:
-                await self._forward_whole(batch, starved, tasks)
+                await self._forward_whole(batch)
 
-    async def _next_batch(self) -> tuple[list[list[Chunk]], bool]:
-        """What each lane runs next, and whether the lanes were idle for want of KV."""
+    async def _next_batch(self) -> Batch:
+        """What each lane runs next; waits until one has something, or a peer calls."""
         starved = False
         while True:
             self._news = anyio.Event()
             start_s = self._earliest_start_s()
-            batch = [self._pack(requests, start_s) for requests in self._lanes.values()]
-            if any(batch) or self._collective.called:
-                return batch, starved
+            lanes = tuple(self._pack(requests, start_s) for requests in self._lanes.values())
+            if any(lanes) or self._collective.called:
+                hungry = tuple(
+                    not all(self._runnable(request) for request in requests)
+                    for requests in self._lanes.values()
+                )
+                return Batch(lanes, hungry, starved)
             starved = starved or any(self._lanes.values())
             await self._news.wait()
 
@@ -233,67 +172,64 @@ class Prefill:
         ]
         return pack(candidates, self._config.traits, self._config.gpu)
 
-    async def _forward(self, batch: list[list[Chunk]], starved: bool, tasks: TaskGroup) -> None:
+    async def _forward(self, batch: Batch, tasks: TaskGroup) -> None:
         """Layer by layer: wait for its KV, compute, pass the lockstep, send it on."""
         jobs = self._jobs(batch)
-        layers = self._config.kv.layers
-        layer_s = await self._collective.join(self._slowest_lane_s(batch) / layers)
-        begin_s = self._due_s = max(self._due_s, self._latest_first_layer_s(jobs))
         finished = [self._turns[job.request] for job in jobs if job.final]
-        contents: dict[int, bytes] = {}
-        for layer in range(layers):
+        layer_s = await self._join(batch, self._latest_first_layer_s(jobs))
+        begin_s = self._due_s
+        for layer in range(self._config.kv.layers):
             arrived_s = await self._layer_here(jobs, layer)
-            self._due_s = max(self._due_s, arrived_s) + layer_s
-            contents = await self._compute.prefill(jobs, layer, self._due_s)
-            await self._collective.barrier(layer)
-            for job in jobs:
-                if job.final:
-                    tasks.start_soon(self._send_layer, job.request, layer, contents)
+            contents = await self._layer(jobs, layer, max(self._due_s, arrived_s) + layer_s)
+            for turn in finished:
+                tasks.start_soon(self._send_layer, turn.request, layer, contents)
         await self._settle(finished)
-        self._write_down(begin_s, layer_s * layers, batch, starved)
+        compute_s = layer_s * self._config.kv.layers
+        self.forwards.append(Forward.of(batch, begin_s, self._due_s, compute_s))
 
-    async def _forward_whole(
-        self, batch: list[list[Chunk]], starved: bool, tasks: TaskGroup
-    ) -> None:
+    async def _forward_whole(self, batch: Batch) -> None:
         """Without layerwise prefill: all of H2D, then all of the compute, then all of the sends."""
-        layers = self._config.kv.layers
+        layers = range(self._config.kv.layers)
         begin_s = max(self._due_s, self._clock.now_s())
-        for chunk in (chunk for lane in batch for chunk in lane):
+        for chunk in batch.chunks:
             await self._load(self._turns[chunk.request])
         jobs = self._jobs(batch)
-        layer_s = await self._collective.join(self._slowest_lane_s(batch) / layers)
-        arrived_s = max([await self._layer_here(jobs, layer) for layer in range(layers)])
-        self._due_s = max(self._due_s, arrived_s)
-        contents: dict[int, bytes] = {}
-        for layer in range(layers):
-            self._due_s += layer_s
-            contents = await self._compute.prefill(jobs, layer, self._due_s)
-            await self._collective.barrier(layer)
-        self._write_down(begin_s, layer_s * layers, batch, starved)
-        await self._settle([self._turns[job.request] for job in jobs if job.final])
+        finished = [self._turns[job.request] for job in jobs if job.final]
+        arrived_s = max([await self._layer_here(jobs, layer) for layer in layers])
+        layer_s = await self._join(batch, arrived_s)
+        for layer in layers:
+            contents = await self._layer(jobs, layer, self._due_s + layer_s)
+        compute_s = layer_s * len(layers)
+        self.forwards.append(Forward.of(batch, begin_s, self._due_s, compute_s))
+        await self._settle(finished)
         async with anyio.create_task_group() as sends:
-            for job in jobs:
-                for layer in range(layers):
-                    sends.start_soon(self._send_layer, job.request, layer, contents)
+            for turn in finished:
+                for layer in layers:
+                    sends.start_soon(self._send_layer, turn.request, layer, contents)
         self._due_s = max(self._due_s, self._clock.now_s())
 
-    def _jobs(self, batch: list[list[Chunk]]) -> list[PrefillJob]:
+    async def _join(self, batch: Batch, ready_s: float) -> float:
+        """Begin a step together with the group; returns the time of each layer."""
+        layer_s = max(batch.lanes_s) / self._config.kv.layers
+        layer_s, self._due_s = await self._collective.join(layer_s, max(self._due_s, ready_s))
+        return layer_s
+
+    async def _layer(self, jobs: list[PrefillJob], layer: int, due_s: float) -> dict[int, bytes]:
+        """Compute one layer by `due_s`, then meet the group's slowest."""
+        contents = await self._compute.prefill(jobs, layer, due_s)
+        self._due_s = await self._collective.barrier(layer, due_s)
+        return contents
+
+    def _jobs(self, batch: Batch) -> list[PrefillJob]:
         jobs = []
-        for chunk in (chunk for lane in batch for chunk in lane):
+        for chunk in batch.chunks:
             turn = self._turns[chunk.request]
             assert turn.hbm is not None and turn.assign is not None
             first = turn.hit_tokens + turn.computed_tokens
+            last = first + chunk.tokens
             turn.computed_tokens += chunk.tokens
-            jobs.append(
-                PrefillJob(
-                    turn.request,
-                    turn.hbm,
-                    turn.assign.turn.content,
-                    first,
-                    first + chunk.tokens,
-                    final=first + chunk.tokens == turn.prompt_tokens,
-                )
-            )
+            content, final = turn.assign.turn.content, last == turn.prompt_tokens
+            jobs.append(PrefillJob(turn.request, turn.hbm, content, first, last, final))
         return jobs
 
     async def _layer_here(self, jobs: Iterable[PrefillJob], layer: int) -> float:
@@ -344,19 +280,6 @@ class Prefill:
             self._lanes[turn.assign.decision.pe].remove(turn.request)
         for turn in finished:
             await self._transport.send(self._config.client, FirstToken(turn.request, at_s))
-
-    def _slowest_lane_s(self, batch: list[list[Chunk]]) -> float:
-        return max(chunk_s for chunk_s in [0.0, *(self._lane_s(lane) for lane in batch)])
-
-    def _lane_s(self, lane: list[Chunk]) -> float:
-        return sum(chunk.gpu_s for chunk in lane)
-
-    def _write_down(
-        self, begin_s: float, compute_s: float, batch: list[list[Chunk]], starved: bool
-    ) -> None:
-        lanes_s = tuple(self._lane_s(lane) for lane in batch)
-        chunks = sum(len(lane) for lane in batch)
-        self.forwards.append(Forward(begin_s, self._due_s, compute_s, lanes_s, chunks, starved))
 
     def _forget(self, request: int) -> None:
         """A turn failed before its prefill: nothing of it is in a forward yet."""

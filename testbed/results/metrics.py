@@ -9,7 +9,7 @@ import numpy as np
 
 from engines.agents import TurnRecord
 from engines.config import DecodeConfig, PrefillConfig, ServiceConfig, StorageConfig
-from engines.prefill import Forward
+from engines.prefill_turn import Forward
 from scheduler.types import Decision
 from testbed.bound import Bound
 from testbed.errors import RunFailed
@@ -267,7 +267,8 @@ def _prefill_shares(
         inside_s = _overlap(window, (forward.begin_s, forward.end_s))
         if span_s > 0:
             busy_s += sum(forward.lanes_s) / lanes * inside_s / span_s
-            waiting_s += (span_s - forward.compute_s) * inside_s / span_s
+            waits_s = span_s - forward.compute_s + forward.hungry_s / lanes
+            waiting_s += waits_s * inside_s / span_s
         if forward.starved:
             waiting_s += _overlap(window, (before_s, forward.begin_s))
         before_s = forward.end_s

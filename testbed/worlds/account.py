@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from engines.agents import TurnRecord
-from engines.prefill import Forward
+from engines.prefill_turn import Forward
 from engines.service import Decided
 
 

@@ -48,7 +48,7 @@ def test_a_flipped_byte_in_storage_fails_its_turns_and_nothing_else(tmp_path: Pa
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for(lambda: host_started(runs), 60, "the start of the hosts")
-    (segment,) = runs.glob("*/*/store/store0/*.seg*")
+    (segment,) = runs.glob("*/*/store/store0/segment-*")
     wait_for(lambda: segment.stat().st_size > 1_000_000, 60, "the openings' arrival in storage")
     with segment.open("r+b") as data:
         byte = data.read(1)

@@ -1,0 +1,106 @@
+"""What a prefill engine keeps of a turn, of the batch that it runs, and of what it ran."""
+
+import msgspec
+
+from engines.kv import Span
+from engines.messages import Assign, Loaded
+from scheduler.batch import Chunk
+from scheduler.types import Side
+
+
+class PrefillTurn:
+    """One turn on its way through a PE; `ready` once both buffers hold their part of it."""
+
+    def __init__(self, request: int, layers: int) -> None:
+        self.request = request
+        self.assign: Assign | None = None
+        self.granted: Span | None = None
+        self.loaded: list[Loaded] = []
+        self.hbm: Span | None = None
+        self.layer_tokens = [0] * layers
+        self.layer_at_s = [0.0] * layers
+        self.computed_tokens = 0
+        self.sends_left = layers
+        self.loading = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        assert self.assign is not None
+        return self.assign.turn.request.prompt_tokens
+
+    @property
+    def hit_tokens(self) -> int:
+        assert self.assign is not None
+        return self.assign.turn.request.hit_tokens
+
+    @property
+    def ready(self) -> bool:
+        """Assigned, a slot in the DE buffer, and all hit KV in DRAM on either side."""
+        if self.assign is None or self.granted is None:
+            return False
+        return sum(part.last - part.first for part in self.loaded) == self.hit_tokens
+
+    def has_layer(self, layer: int) -> bool:
+        return self.layer_tokens[layer] == self.hit_tokens
+
+    @property
+    def pending_tokens(self) -> int:
+        return self.prompt_tokens - self.hit_tokens - self.computed_tokens
+
+    def missing_ranges(self) -> list[tuple[int, int]]:
+        """Tokens that the DE buffer does not have: all but what was read on its side."""
+        held = sorted((part.first, part.last) for part in self.loaded if part.side is Side.DE)
+        ranges, at = [], 0
+        for first, last in [*held, (self.prompt_tokens, self.prompt_tokens)]:
+            if first > at:
+                ranges.append((at, first))
+            at = last
+        return ranges
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One forward's work: each lane's chunks, in the order of the host's lanes.
+
+    `hungry` says which lanes have turns whose KV is not there; `starved`, that none had any work
+    just before.
+    """
+
+    lanes: tuple[list[Chunk], ...]
+    hungry: tuple[bool, ...]
+    starved: bool
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """All lanes' together."""
+        return [chunk for lane in self.lanes for chunk in lane]
+
+    @property
+    def lanes_s(self) -> tuple[float, ...]:
+        """GPU seconds of each lane."""
+        return tuple(sum(chunk.gpu_s for chunk in lane) for lane in self.lanes)
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """One forward, for the account, in target seconds.
+
+    `compute_s` is the lockstep's time, that of the slowest lane of the group; `lanes_s` is each
+    lane's own, and `hungry_s` what lanes lacked of it whose turns waited for KV. What remains of
+    the span waited for KV as a whole, and the gap before it if `starved`.
+    """
+
+    begin_s: float
+    end_s: float
+    compute_s: float
+    lanes_s: tuple[float, ...]
+    hungry_s: float
+    starved: bool
+
+    @classmethod
+    def of(cls, batch: Batch, begin_s: float, end_s: float, compute_s: float) -> "Forward":
+        """What a batch came to."""
+        lacking = [
+            max(0.0, compute_s - lane_s)
+            for lane_s, hungry in zip(batch.lanes_s, batch.hungry, strict=True)
+            if hungry
+        ]
+        return cls(begin_s, end_s, compute_s, batch.lanes_s, sum(lacking), batch.starved)
