@@ -20,7 +20,7 @@ from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.plan import LabPlan
 from testbed.worlds.samples import Samples
 
-MODEL_CLASS = "1:10"  # of the shaper's tree (testbed/fabric/shaping.py)
+MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/shaping.py)
 
 
 class RunData(msgspec.Struct):
@@ -105,7 +105,7 @@ def measure(run: RunData, bound: Bound, queue_turns: int) -> PolicyResult:
         gpu_busy_share=float(np.mean([shares.gpu_busy for shares in prefill])),
         gpu_waiting_for_kv_share=float(np.mean([s.gpu_waiting_for_kv for s in prefill])),
         nodes=nodes,
-        bytes={line.port: line.counted_bytes for line in lines},
+        bytes=interface_bytes(run),
         model_bytes={
             link[:-1]: classes.get(MODEL_CLASS, 0)
             for link, classes in run.samples.class_bytes.items()
@@ -176,7 +176,7 @@ def path_share(decisions: Sequence[Decision]) -> dict[str, float]:
 
 
 def port_lines(run: RunData) -> list[ledger.PortLine]:
-    """The ledger of the whole run, all turns that completed."""
+    """The ledger of the whole run: all turns that completed, and the payload of the KV class."""
     decisions = run.decisions
     turns = [
         (turn.request, decisions[turn.request.id])
@@ -184,13 +184,21 @@ def port_lines(run: RunData) -> list[ledger.PortLine]:
         if turn.done_s and not turn.reason
     ]
     counted: Counter[ledger.Port] = Counter()
-    for port in run.samples.samples[-1].ports:
-        if port.nic != "mgmt":
-            owner = ledger.STORAGE if port.host in run.storages else port.host
-            counted[owner, port.nic, "rx"] += port.rx_payload_bytes
-            counted[owner, port.nic, "tx"] += port.tx_payload_bytes
+    for link, classes in run.samples.class_bytes.items():
+        host, nic = link[:-1].split(":")
+        owner = ledger.STORAGE if host in run.storages else host
+        counted[owner, nic, "tx" if link.endswith(">") else "rx"] += classes[KV_CLASS]
     wanted = ledger.expected(turns, run.plan.world.layout, run.engine_hosts)
     return ledger.compare(wanted, counted)
+
+
+def interface_bytes(run: RunData) -> dict[str, int]:
+    """Payload that the kernel counted on each interface over the run, all classes."""
+    found = {}
+    for port in run.samples.samples[-1].ports:
+        found[f"{port.host}:{port.nic}:rx"] = port.rx_payload_bytes
+        found[f"{port.host}:{port.nic}:tx"] = port.tx_payload_bytes
+    return found
 
 
 def cpu_ms_by_role(run: RunData, turns: int) -> dict[str, float]:

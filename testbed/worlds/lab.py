@@ -18,6 +18,7 @@ import msgspec
 
 from testbed.errors import RunFailed
 from testbed.fabric.private import hold_lifeline
+from testbed.fabric.shaping import HEADER_BYTES
 from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
 from testbed.worlds.plan import HostStart, LabPlan, TruthStart, WirePlan
 from testbed.worlds.samples import (
@@ -92,7 +93,7 @@ class Lab:
         self._watch(fabric, start_s)
         for control in self._controls.values():
             control.close()
-        samples = Samples(start_s, self._samples, _class_bytes(fabric), network_up_s)
+        samples = Samples(start_s, self._samples, _class_payload(fabric), network_up_s)
         (self._folder / "samples.msgpack").write_bytes(msgspec.msgpack.encode(samples))
         say(phase="checking")
         self._check_tokens()
@@ -218,12 +219,14 @@ def _look(fabric: "Fabric", due_s: float) -> Sample:
     return Sample(at_s, ports, machine_busy_s(), own_cpu_s(), max(0.0, at_s - due_s))
 
 
-def _class_bytes(fabric: "Fabric") -> dict[str, dict[str, int]]:
-    """Bytes by class at the owner's egress (`host:nic>`) and at the switch port (`host:nic<`)."""
+def _class_payload(fabric: "Fabric") -> dict[str, dict[str, int]]:
+    """Payload by class at the owner's egress (`host:nic>`) and at the switch port (`host:nic<`)."""
     found = {}
     for (host, nic), classes in fabric.class_counters().items():
-        found[f"{host}:{nic}>"] = {name: c.sent_bytes for name, c in classes.sent.items()}
-        found[f"{host}:{nic}<"] = {name: c.sent_bytes for name, c in classes.received.items()}
+        for way, counters in ((">", classes.sent), ("<", classes.received)):
+            found[f"{host}:{nic}{way}"] = {
+                name: c.sent_bytes - HEADER_BYTES * c.sent_packets for name, c in counters.items()
+            }
     return found
 
 

@@ -33,7 +33,10 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Samples(msgspec.Struct):
-    """All samples of a run, its start on the same clock, and the class counters at its end."""
+    """All samples of a run, its start on the same clock, and payload by class at its end.
+
+    Keys of `class_bytes` are `host:nic>` (sent) and `host:nic<` (received).
+    """
 
     start_monotonic_s: float
     samples: list[Sample]

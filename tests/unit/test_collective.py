@@ -27,15 +27,16 @@ async def listen(host: str, one: Collective, network: Network) -> None:
 
 def test_the_slowest_engines_time_is_everybodys_and_layers_wait_for_all() -> None:
     ended: dict[str, list[float]] = {host: [] for host in HOSTS}
-    joined: dict[str, float] = {}
+    joined: dict[str, tuple[float, float]] = {}
 
     async def step(host: str, one: Collective, layer_s: float, late_s: float) -> None:
         await anyio.sleep(late_s)
-        joined[host] = await one.join(layer_s)
+        joined[host] = await one.join(layer_s, anyio.current_time())
         for layer in range(3):
             await anyio.sleep(layer_s)
-            await one.barrier(layer)
-            ended[host].append(anyio.current_time())
+            end_s = await one.barrier(layer, anyio.current_time())
+            assert end_s == pytest.approx(anyio.current_time())
+            ended[host].append(end_s)
 
     async def test() -> None:
         network = Network()
@@ -52,7 +53,7 @@ def test_the_slowest_engines_time_is_everybodys_and_layers_wait_for_all() -> Non
         assert len(loads) == 6 and {len(load) for load in loads} == {16}
 
     play(test)
-    assert joined == {"a": 0.3, "b": 0.3}
+    assert joined["a"] == joined["b"] == (0.3, pytest.approx(1.0))
     for host in HOSTS:
         assert ended[host] == pytest.approx([1.3, 1.6, 1.9])
 
@@ -61,14 +62,14 @@ def test_a_peer_may_be_a_step_ahead() -> None:
     async def test() -> None:
         one = collective("a", Network())
         assert not one.called
-        one.hear("b", Join(0, 0.5))
+        one.hear("b", Join(0, 0.5, 2.0))
         assert one.called
-        one.hear("b", Barrier(0, 0, b""))
-        one.hear("b", Join(1, 0.7))
-        assert await one.join(0.1) == 0.5
-        await one.barrier(0)
+        one.hear("b", Barrier(0, 0, 2.5, b""))
+        one.hear("b", Join(1, 0.7, 4.0))
+        assert await one.join(0.1, 3.0) == (0.5, 3.0)
+        assert await one.barrier(0, 2.1) == 2.5
         assert one.called
-        assert await one.join(0.9) == 0.9
+        assert await one.join(0.9, 3.0) == (0.9, 4.0)
         assert not one.called
 
     play(test)
@@ -77,12 +78,12 @@ def test_a_peer_may_be_a_step_ahead() -> None:
 def test_a_barrier_of_another_layer_or_step_does_not_count() -> None:
     async def test() -> None:
         one = collective("a", Network())
-        one.hear("b", Join(0, 0.5))
-        await one.join(0.1)
-        one.hear("b", Barrier(0, 1, b""))
-        one.hear("b", Barrier(1, 0, b""))
+        one.hear("b", Join(0, 0.5, 2.0))
+        await one.join(0.1, 2.0)
+        one.hear("b", Barrier(0, 1, 2.5, b""))
+        one.hear("b", Barrier(1, 0, 2.5, b""))
         with pytest.raises(DeadlineExceeded, match="peers of step 0"):
-            await one.barrier(0)
+            await one.barrier(0, 2.1)
 
     play(test)
 
@@ -91,8 +92,8 @@ def test_a_group_of_one_exchanges_nothing() -> None:
     async def test() -> None:
         network = Network()
         one = collective("a", network, ("a",))
-        assert await one.join(0.25) == 0.25
-        await one.barrier(0)
+        assert await one.join(0.25, 1.0) == (0.25, 1.0)
+        assert await one.barrier(0, 1.25) == 1.25
         assert not network.log and not one.called
 
     play(test)

@@ -122,7 +122,7 @@ def test_failures_are_told_to_everybody_but_storage_and_teller() -> None:
 def test_nodes_may_have_a_rate_of_their_own() -> None:
     wires = plan("nodes.de1.snic_share=0.35").wires
     assert wires.snic_overrides_bps["de1-buf"] == pytest.approx(wires.snic_bps / 2)
-    assert wires.snic_overrides_bps["de0-buf"] == wires.snic_bps
+    assert set(wires.snic_overrides_bps) == {"de1-buf"}
     assert wires.cnic_bps == wires.node_bps  # folded: one host with all of a node's NICs
     apart = plan("cluster.folded=false").wires
     assert apart.cnic_bps == pytest.approx(apart.node_bps / 8)

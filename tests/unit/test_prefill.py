@@ -47,7 +47,6 @@ def test_lanes_in_lockstep_wait_for_the_slowest() -> None:
     cluster = with_cluster(test, Setup(lanes=2))
     before, forward = cluster.prefill.forwards
     assert forward.begin_s == before.end_s
-    assert forward.chunks == 2
     assert forward.compute_s == pytest.approx(40 * GPU_S)
     assert forward.lanes_s == pytest.approx((8 * GPU_S, 40 * GPU_S))
     first, second = (times(cluster.network, FirstToken, n)[0] for n in (1, 2))
@@ -61,7 +60,6 @@ def test_turns_of_one_lane_add_up() -> None:
         await cluster.end_of(1, 2, 3)
 
     _, forward = with_cluster(test).prefill.forwards
-    assert forward.chunks == 2
     assert forward.compute_s == pytest.approx(40 * GPU_S)
     assert forward.lanes_s == pytest.approx((40 * GPU_S,))
 
@@ -75,8 +73,20 @@ def test_a_batch_holds_only_what_was_there_at_its_start() -> None:
 
     # The second turn's KV comes while the first one is computed.
     first, second = with_cluster(test).prefill.forwards
-    assert (first.chunks, second.chunks) == (1, 1)
+    assert first.lanes_s == second.lanes_s == pytest.approx((6 * GPU_S,))
     assert second.begin_s == pytest.approx(first.end_s)
+
+
+def test_a_lane_is_hungry_while_its_turn_waits_for_kv_and_another_computes() -> None:
+    async def test(cluster: Cluster) -> None:
+        await cluster.assign(cluster.turn(2, 22, 16, 4), PE_READ, lane=1)
+        await cluster.assign(cluster.turn(1, 20, 0, 4), lane=0)
+        await cluster.end_of(1, 2)
+
+    first, second = with_cluster(test, Setup(lanes=2, token_layer_s=0.02)).prefill.forwards
+    assert first.lanes_s == pytest.approx((20 * GPU_S, 0.0))
+    assert first.hungry_s == pytest.approx(20 * GPU_S)
+    assert second.hungry_s == 0.0 and second.starved
 
 
 def test_a_prompt_over_the_quota_is_computed_in_chunks_with_the_right_total() -> None:

@@ -1,0 +1,157 @@
+"""Each cause of a verdict, triggered by one doctored input."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from test_metrics import run_data
+from testbed.bound import Bound
+from testbed.results import verdict
+from testbed.results.ledger import PortLine
+from testbed.results.metrics import RunData, measure
+from testbed.results.schema import PolicyResult, Verdict
+from testbed.results.verdict import join, judge
+
+Doctor = Callable[[RunData], object]
+CORES = 2
+
+
+def sound() -> tuple[RunData, PolicyResult]:
+    """A run that nothing can be said against."""
+    run = run_data()
+    bound = Bound(1.02, "SNICs", {"SNICs": 1.02})
+    result = measure(run, bound, 1)
+    lines = [PortLine(x.port, x.expected_bytes, x.expected_bytes) for x in result.ledger]
+    return run, msgspec.structs.replace(result, ledger=lines)
+
+
+def judged(run: RunData, result: PolicyResult) -> Verdict:
+    return judge(run, result, CORES)
+
+
+def test_a_sound_run_passes_and_is_faithful() -> None:
+    assert judged(*sound()) == Verdict("passed", "faithful", ())
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"failed_turns": 2, "failures": {"damaged": 2}}, "2 turns did not complete: {'damaged': 2}"),
+    ({"tokens_equal": 79}, "1 of 80 tokens differ"),
+    ({"kv_equal": 1}, "KV differs in 1 sampled turns"),
+    ({"completed_turns": 9}, "8 turns were checked, 9 completed"),
+])  # fmt: skip
+def test_a_wrong_result_fails_the_run(changes: dict[str, object], words: str) -> None:
+    run, result = sound()
+    found = judged(run, msgspec.structs.replace(result, **changes))
+    assert (found.functional, found.timing) == ("failed", "faithful")
+    (cause,) = found.causes
+    assert words in cause
+
+
+@pytest.mark.parametrize(("expected", "counted", "fails"), [
+    (10**8, 10**8 + 10**6, False),
+    (10**8, 10**8 + 10**6 + 1, True),
+    (10**8, 10**8 - 10**6 - 1, True),
+    (0, 8 * 4096, False),  # frames and acknowledgements of eight turns
+    (0, 8 * 4096 + 1, True),
+])  # fmt: skip
+def test_a_port_that_carried_something_else_fails_the_run(
+    expected: int, counted: int, fails: bool
+) -> None:
+    run, result = sound()
+    lines = [PortLine("x:cnic:rx", expected, counted)]
+    found = judged(run, msgspec.structs.replace(result, ledger=lines))
+    assert (found.functional == "failed") is fails
+    assert all("x:cnic:rx" in cause for cause in found.causes)
+
+
+def test_the_ledger_says_nothing_about_a_run_with_failed_turns() -> None:
+    run, result = sound()
+    lines = [PortLine("x:cnic:rx", 10**8, 0)]
+    found = judged(run, msgspec.structs.replace(result, ledger=lines, failed_turns=1))
+    assert len(found.causes) == 1
+
+
+def test_kv_outside_its_class_fails_the_run() -> None:
+    run, result = sound()
+    run.samples.class_bytes["pe0-gpu:cnic>"]["1:20"] = 0
+    (cause,) = judged(run, result).causes
+    assert "0 bytes left in the KV class" in cause
+    wires = msgspec.structs.replace(run.plan.wires, qos=False)
+    run.plan = msgspec.structs.replace(run.plan, wires=wires)
+    assert not judged(run, result).causes  # without classes there is nothing to tell apart
+
+
+def late_layers(run: RunData) -> None:
+    run.accounts["pe0-gpu"].compute["lateness_s"] = 3.01  # of a window of five
+
+
+def overruns(run: RunData) -> None:
+    run.accounts["pe0-gpu"].compute["overruns"] = 46
+
+
+def late_ticks(run: RunData) -> None:
+    run.accounts["de0-gpu"].counts["late_ticks"] = 6
+
+
+def foreign(run: RunData) -> None:
+    last = run.samples.samples[-1]  # ten more seconds of others in forty of two cores
+    run.samples.samples[-1] = msgspec.structs.replace(last, own_s=last.own_s - 10.1)
+
+
+def busy(run: RunData) -> None:
+    last = run.samples.samples[-1]
+    run.samples.samples[-1] = msgspec.structs.replace(
+        last, own_s=last.own_s + 17, busy_s=last.busy_s + 17
+    )
+
+
+def no_samples(run: RunData) -> None:
+    del run.samples.samples[1:]
+
+
+@pytest.mark.parametrize(("doctor", "words"), [
+    (late_layers, "60% of the window late"),
+    (overruns, "46% of layers took longer"),
+    (late_ticks, "6% of decode ticks"),
+    (foreign, "other programs used 25%"),
+    (busy, "2 cores were 92% busy"),
+    (no_samples, "too few samples"),
+])  # fmt: skip
+def test_a_machine_that_could_not_keep_up_makes_the_timing_inconclusive(
+    doctor: Doctor, words: str
+) -> None:
+    run, result = sound()
+    doctor(run)
+    found = judged(run, result)
+    assert (found.functional, found.timing) == ("passed", "inconclusive")
+    (cause,) = found.causes
+    assert words in cause
+
+
+def test_a_short_window_makes_the_timing_inconclusive() -> None:
+    run, result = sound()
+    found = judged(run, msgspec.structs.replace(result, window_s=(2.0, 3.9)))
+    assert found.timing == "inconclusive" and "steady window lasts 1.9 s" in found.causes[0]
+
+
+@pytest.mark.parametrize(("binds", "limit", "doubt"), [
+    ("SNICs", 1.05, False), ("SNICs", 1.06, True), ("PE compute", 2.0, False),
+])  # fmt: skip
+def test_storage_that_binds_must_be_saturated(binds: str, limit: float, doubt: bool) -> None:
+    run, result = sound()
+    bound = Bound(limit, binds, {binds: limit})
+    found = judged(run, msgspec.structs.replace(result, bound=bound))
+    assert (found.timing == "inconclusive") is doubt
+    assert all("of the bound by storage NICs" in cause for cause in found.causes)
+
+
+def test_a_comparison_is_as_good_as_its_worst_run() -> None:
+    good = Verdict(verdict.PASSED, verdict.FAITHFUL, ())
+    wrong = Verdict(verdict.FAILED, verdict.FAITHFUL, ("a",))
+    late = Verdict(verdict.PASSED, verdict.INCONCLUSIVE, ("b", "c"))
+    assert join({"x": good, "y": good}) == good
+    assert join({"x": good, "y": wrong}) == Verdict("failed", "faithful", ("y: a",))
+    assert join({"x": late, "y": wrong}) == Verdict(
+        "failed", "inconclusive", ("x: b", "x: c", "y: a")
+    )
