@@ -52,6 +52,7 @@ class HeldTurn:
         self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
         self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
         self.queued_tokens = 0
+        self.to_push_tokens = 0
         self.tokens_due = 0
         self.tokens_here = 0
         self.final: LayerDone | None = None
@@ -112,6 +113,8 @@ class Buffer:
         if getattr(message, "request", None) in self._failed:
             return  # a straggler of a turn that has ended
         match message:
+            case Assign() if message.decision.request_id in self._failed:
+                self._seen = message.decision.seq
             case Assign():
                 tasks.start_soon(self._live, message)
             case ReadDone():
@@ -129,8 +132,7 @@ class Buffer:
             case Persisted():
                 self._keeping[message.extent].set(True)
             case TurnFailed():
-                self._failed.add(message.request)
-                self._turn(message.request).scope.cancel()
+                self._end(message.request)
             case Report():
                 self._reporter.hear(sender, message)
             case other:
@@ -141,7 +143,8 @@ class Buffer:
         turn = self._turn(decision.request_id)
         self._seen = decision.seq
         reads = [read for read in decision.reads if read.side is self._side]
-        turn.queued_tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
+        tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
+        turn.queued_tokens = turn.to_push_tokens = tokens
         try:
             with turn.scope:
                 if self._side is Side.PE:
@@ -209,7 +212,11 @@ class Buffer:
             first, last = read.first * kv.block_tokens, (read.first + read.count) * kv.block_tokens
             span = Span("dram", slot, first, last, 0, kv.layers)
             async with self._reads:
-                await self._read(turn, assign, read, span)
+                # A read under way is seen through even if its turn has failed meanwhile: what
+                # storage still writes must not land in a slot that already belongs to another.
+                with anyio.CancelScope(shield=True):
+                    await self._read(turn, assign, read, span)
+            await anyio.lowlevel.checkpoint()
             turn.queued_tokens -= last - first
             self.account["read_tokens"] += last - first
             loaded = Loaded(turn.request, self._side, span, first, last)
@@ -220,20 +227,26 @@ class Buffer:
         for storage, part in parts:
             self._arriving[part.into] = _Arrival(turn.request, storage)
             await self._transport.send(storage, part)
-        digests = b""
-        for _, part in parts:
-            arrival = self._arriving[part.into]
-            answer = await arrival.digests.wait(self._clock, self._config.deadline_s)
-            if answer.error:
-                return await self._fail(turn, answer.error)
-            await arrival.blocks.wait(self._clock, self._config.deadline_s)
-            del self._arriving[part.into]
-            digests += answer.digests
+        answers = [await self._answer(part.into) for _, part in parts]
+        reasons = [answer.error for answer in answers if answer.error]
         try:
-            self._transport.check(span, assign.turn.content, read.first, digests)
+            if not reasons:
+                digests = b"".join(answer.digests for answer in answers)
+                self._transport.check(span, assign.turn.content, read.first, digests)
         except KvDigestMismatch as error:
             self.account["digest_failures"] += 1
-            await self._fail(turn, str(error))
+            reasons = [str(error)]
+        if reasons:
+            await self._fail(turn, reasons[0])
+
+    async def _answer(self, span: Span) -> ReadDigests:
+        """Storage's word on one read, and the blocks unless it has none."""
+        arrival = self._arriving[span]
+        answer = await arrival.digests.wait(self._clock, self._config.deadline_s)
+        if not answer.error:
+            await arrival.blocks.wait(self._clock, self._config.deadline_s)
+        del self._arriving[span]
+        return answer
 
     def _parts(
         self, request: int, extents: tuple[Extent, ...], span: Span
@@ -261,7 +274,8 @@ class Buffer:
                 pull.request,
             )
             await self._transport.write(prefill, write, deadline_s=self._config.deadline_s)
-        if self._side is Side.PE:
+        turn.to_push_tokens -= pull.last - pull.first
+        if self._side is Side.PE and turn.to_push_tokens == 0:
             turn.pulled.set(True)
 
     def _layer(self, done: LayerDone) -> None:
@@ -305,8 +319,12 @@ class Buffer:
         """End the turn here and tell everybody who may hold something of it."""
         for host in self._config.everyone:
             await self._transport.send(host, TurnFailed(turn.request, reason))
-        turn.scope.cancel()
-        await anyio.lowlevel.checkpoint()
+        self._end(turn.request)
+
+    def _end(self, request: int) -> None:
+        self._failed.add(request)
+        if request in self._turns:
+            self._turns[request].scope.cancel()
 
     def _turn(self, request: int) -> HeldTurn:
         return self._turns.setdefault(request, HeldTurn(request))

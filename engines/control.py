@@ -34,9 +34,9 @@ class Reporter:
 
     async def run(self) -> None:
         """Report, or fetch, once a period, on the clock's own grid."""
-        period = self._group.period_s
+        period, turn = self._group.period_s, 0
         while True:
-            turn = int(self._clock.now_s() / period) + 1
+            turn = max(turn, int(self._clock.now_s() / period)) + 1
             await self._clock.sleep_until_s(turn * period)
             if self._host != self._group.leader:
                 await self._transport.send(self._group.leader, self._own())

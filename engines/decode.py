@@ -98,6 +98,7 @@ class Decode:
         self._outbox = Arena(Slots(config.persist_tokens, block))
         self._sequences: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
+        self._failed: set[int] = set()
         self._seen = 0
         self._collective = Collective(
             config.host, config.group, clock, transport, config.deadline_s
@@ -119,6 +120,8 @@ class Decode:
 
     def _act(self, sender: str, message: Message, at_s: float, tasks: TaskGroup) -> None:
         match message:
+            case Assign() if message.decision.request_id in self._failed:
+                self._seen = message.decision.seq
             case Assign():
                 self._seen = message.decision.seq
                 self._sequence(message.decision.request_id).begin(message, self._config.kv)
@@ -132,7 +135,9 @@ class Decode:
             case Persisted():
                 self._kept(message)
             case TurnFailed():
-                self._sequence(message.request).scope.cancel()
+                self._failed.add(message.request)
+                if message.request in self._sequences:
+                    self._sequences[message.request].scope.cancel()
             case Report():
                 self._reporter.hear(sender, message)
             case Join() | Barrier():

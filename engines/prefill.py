@@ -117,6 +117,8 @@ class Prefill:
         """Take HBM and ask the buffers for the hit KV, layer by layer."""
         slot = await self._hbm.take(turn.prompt_tokens)
         turn.hbm = Span("hbm", slot, 0, turn.prompt_tokens, 0, self._config.kv.layers)
+        if not turn.hit_tokens:  # nothing will arrive: it can run from now on
+            turn.layer_at_s = [self._clock.now_s()] * self._config.kv.layers
         self._news.set()
         for part in turn.loaded:
             pull = Pull(turn.request, part.slot, turn.hbm, part.first, part.last)
@@ -249,7 +251,8 @@ class Prefill:
         turn = self._turns[request]
         assert turn.granted is not None and turn.hbm is not None
         target = self._buffer(turn, Side.DE)
-        ranges = turn.missing_ranges()
+        # A prompt of hits alone leaves nothing to send but the doorbell.
+        ranges = turn.missing_ranges() or [(turn.prompt_tokens, turn.prompt_tokens)]
         last_layer = layer == self._config.kv.layers - 1
         for index, (first, last) in enumerate(ranges):
             final = last_layer and index == len(ranges) - 1
@@ -285,6 +288,8 @@ class Prefill:
         """A turn failed before its prefill: nothing of it is in a forward yet."""
         self._failed.add(request)
         turn = self._turns.pop(request, None)
+        if turn is not None and turn.hbm is not None:
+            self._hbm.give(turn.hbm.slot)
         if turn is not None and turn.assign is not None:
             self._lanes[turn.assign.decision.pe].remove(request)
 

@@ -6,6 +6,7 @@ lateness per window and fell above 100 %.
 
 from collections.abc import Sequence
 
+from engines.config import DecodeConfig, PrefillConfig
 from testbed.results.metrics import RunData
 from testbed.results.schema import PolicyResult, Verdict
 
@@ -56,9 +57,16 @@ def _functional(run: RunData, result: PolicyResult) -> list[str]:
         causes.append(f"{len(run.truths)} turns were checked, {result.completed_turns} completed")
     if result.kv_equal != result.kv_checked:
         causes.append(f"KV differs in {result.kv_checked - result.kv_equal} sampled turns")
-    if not result.failed_turns:
+    if not result.failed_turns and _kv_is_counted_apart(run):
         causes += _ledger(result)
     return causes + _classes(run, result)
+
+
+def _kv_is_counted_apart(run: RunData) -> bool:
+    """Without classes, collectives count as KV: then only groups of one leave a ledger of KV."""
+    roles = [host.role for host in run.plan.hosts]
+    groups = [role.group for role in roles if isinstance(role, PrefillConfig | DecodeConfig)]
+    return run.plan.wires.qos or all(len(group.engines) == 1 for group in groups)
 
 
 def _ledger(result: PolicyResult) -> list[str]:

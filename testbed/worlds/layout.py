@@ -35,7 +35,7 @@ from testbed.worlds.knobs import knobs
 from testbed.worlds.plan import HostPlan, LabPlan, Opening, WirePlan, WorldPlan
 
 PADDED_TO_ROWS = 128
-PHASES = 32  # ticks in a decode quantum
+PHASES = 32  # decode ticks in the time of a block's tokens
 PERSIST_BLOCKS = 1024  # a DE buffer's room for generated blocks on their way to storage
 INBOX_BLOCKS = 4096  # each buffer's part of a storage host's inbox
 STORAGE_HEADROOM = 2.0  # rate of each storage host over that of all SNICs together
@@ -64,7 +64,7 @@ class Layout:
         self.shape = DecoderShape(layers=scale.layers)
         self.kv = KvLayout(scale.token_scale, BLOCK_TOKENS, scale.layers, self.shape.kv_width)
         self.scaling = scaling(experiment)
-        self._kv_shape = KvShape(scale.layers, BLOCK_TOKENS, BLOCK_TOKENS)
+        self._kv_shape = KvShape(scale.layers, BLOCK_TOKENS, scale.token_scale)
         openings = (opening.tokens for opening in workload.openings)
         self._longest = max(self.means.max_context_tokens, *openings)
         self._nodes = [*experiment.cluster.prefill, *experiment.cluster.decode]
@@ -239,7 +239,7 @@ class Layout:
             kv=self._kv_shape,
             lane_tokens=decode_lane_tokens(experiment),
             tpot_s=experiment.model.tpot_s,
-            phases=PHASES,
+            phases=max(1, PHASES * experiment.scale.token_scale // BLOCK_TOKENS),
             persist_base=hosts.index(host) * persist,
             persist_tokens=persist,
             kv_samples=experiment.engine.kv_samples,

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
+from fakes import BLOCK, FakeAuthor, FakeClock, FakeTransport, Network, play, text
 
 from engines.agents import OPENING_CHAINS, AgentPlan, Agents, AgentsConfig, TurnPlan, TurnRecord
 from engines.errors import DeadlineExceeded, EngineError
 from engines.kv import Extent
 from engines.messages import Drain, FirstToken, Message, Submit, TurnDone, TurnFailed
-from fakes import BLOCK, FakeAuthor, FakeClock, FakeTransport, Network, play, text
 from testbed.workload.plan import Workload, loads
 
 Answer = Callable[[Submit], Awaitable[Message]]

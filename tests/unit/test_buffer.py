@@ -2,6 +2,8 @@
 
 import anyio
 import pytest
+from fake_cluster import Cluster, Setup, with_cluster
+from fakes import BLOCK, LAYERS, FakeTransport, Network, kv_of
 
 from engines.config import GpuTime
 from engines.kv import Extent
@@ -18,16 +20,6 @@ from engines.messages import (
 )
 from engines.seams.transport import Write
 from scheduler.types import ReadExtent, Side
-from fakes import (
-    BLOCK,
-    LAYERS,
-    Cluster,
-    FakeTransport,
-    Network,
-    Setup,
-    kv_of,
-    with_cluster,
-)
 
 PROMPT, HIT, GENERATE = 22, 16, 9  # m = 6; five blocks of prompt, seven at the end
 
@@ -93,9 +85,6 @@ def test_extents_between_those_of_the_other_side_are_sent_around() -> None:
     assert moved(network, "pe0-gpu", "de0-buf") == (PROMPT - 2 * BLOCK) * LAYERS
 
 
-@pytest.mark.xfail(
-    strict=True, reason="each pull that ends sets the turn's `pulled`, also one of several"
-)
 def test_two_extents_on_the_pe_side_are_both_pulled() -> None:
     reads = ReadExtent(Side.PE, 0, 1), ReadExtent(Side.DE, 1, 2), ReadExtent(Side.PE, 3, 1)
     one_turn(*reads)
@@ -175,10 +164,6 @@ def test_the_de_buffers_slot_is_free_before_generated_blocks_are_kept() -> None:
     with_cluster(test)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="with nothing to send, no LayerDone brings the first token; the DE buffer waits for it",
-)
 def test_a_prompt_of_nothing_but_hits_read_on_the_de_side() -> None:
     async def test(cluster: Cluster) -> None:
         turn = cluster.turn(1, 24, 24, GENERATE)
@@ -293,8 +278,9 @@ def test_a_damaged_block_fails_its_turn_everywhere_and_no_other(
     cluster = with_cluster(test)
     assert cluster.nothing_held()
     assert sum(buffer.account["digest_failures"] for buffer in cluster.buffers.values()) == 1
-    assert sum(buffer.account["turns"] for buffer in cluster.buffers.values()) == len(reads)\
-        + (reads[0].side is Side.PE)
+    assert sum(buffer.account["turns"] for buffer in cluster.buffers.values()) == len(reads) + (
+        reads[0].side is Side.PE
+    )
 
 
 def test_a_missing_block_fails_its_turn_with_the_storages_words() -> None:
@@ -310,11 +296,6 @@ def test_a_missing_block_fails_its_turn_with_the_storages_words() -> None:
     assert with_cluster(test).nothing_held()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a failed turn's slot is free while a read into it is still under way; its late write "
-    "lands in the slot of the turn that took it",
-)
 def test_a_late_write_of_a_failed_turn_does_not_reach_the_next_one() -> None:
     async def test(cluster: Cluster) -> None:
         bad, good = (cluster.turn(n, PROMPT, HIT, GENERATE) for n in (1, 2))

@@ -2,13 +2,13 @@
 
 import anyio
 import pytest
+from fakes import FakeClock, FakeTransport, Network, play
 
 from engines.collective import Collective
 from engines.config import GroupConfig
 from engines.errors import DeadlineExceeded
 from engines.messages import Barrier, Join
 from engines.seams.transport import TrafficClass
-from fakes import FakeClock, FakeTransport, Network, play
 
 HOSTS = ("a", "b")
 

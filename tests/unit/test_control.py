@@ -2,12 +2,12 @@
 
 import anyio
 import pytest
+from fakes import FakeClock, FakeTransport, Network, play
 
 from engines.config import GroupConfig
 from engines.control import Reporter
 from engines.messages import Report
 from engines.seams.clock import Clock
-from fakes import FakeClock, FakeTransport, Network, play
 from scheduler.types import EngineReport, NodeReport
 
 MEMBERS = ("gpu0", "gpu1", "buf")
@@ -94,11 +94,6 @@ class ExactClock(FakeClock):
             await anyio.sleep_forever()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="int(now / period) of 43 x 0.05 s is 42: on a clock that wakes exactly at the grid the "
-    "reporter asks for the moment that it is, for ever",
-)
 def test_reports_go_on_under_a_clock_that_wakes_exactly_on_the_grid() -> None:
     async def test() -> None:
         network = Network()

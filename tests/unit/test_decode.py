@@ -1,14 +1,17 @@
 """Decode: modelled token times, what is persisted, and what the reports promise."""
 
+import itertools
+
 import anyio
 import msgspec
 import pytest
+from fake_cluster import Cluster, Setup, with_cluster
+from fakes import BLOCK, KV, FakeTransport, kv_of, play
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engines.decode import Sequence
 from engines.messages import Admitted, Append, Assign, Start, Submit, TurnDone, TurnFailed
-from fakes import BLOCK, KV, Cluster, FakeTransport, Setup, kv_of, play, with_cluster
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scheduler.types import Decision, ReadExtent, Request, Side
 
 TPOT_S = 0.01
@@ -69,7 +72,7 @@ def test_generated_blocks_leave_as_they_complete_not_at_the_end() -> None:
         assert [sent.message.count for sent in appends] == [1] * 5
         assert [sent.message.first_block for sent in appends] == [5, 6, 7, 8, 9]
         assert [len(sent.message.generated) for sent in appends] == [1, 2, 3, 4, 5]
-        gaps = [b.at_s - a.at_s for a, b in zip(appends, appends[1:], strict=False)]
+        gaps = [b.at_s - a.at_s for a, b in itertools.pairwise(appends)]
         assert gaps == pytest.approx([BLOCK * TPOT_S] * 4, abs=TPOT_S)
 
     with_cluster(test)

@@ -3,9 +3,10 @@
 from collections import Counter
 
 import pytest
+from fake_cluster import Cluster, with_cluster
+from fakes import BLOCK, LAYERS, Sent
 
 from engines.real.pool import KvLayout
-from fakes import BLOCK, LAYERS, Cluster, Sent, with_cluster
 from scheduler.types import Decision, ReadExtent, Request, Side
 from testbed.results.ledger import (
     STORAGE,

@@ -63,12 +63,8 @@ def test_too_few_turns_give_a_window_of_no_length() -> None:
     assert steady_window([turn(1)], 2) == (0.0, 0.0)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0, 100), st.floats(0.01, 50)), max_size=40), st.integers(0, 20)
-)
-def test_a_window_never_ends_before_it_begins(
-    spans: list[tuple[float, float]], queue: int
-) -> None:
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0.01, 50)), max_size=40), st.integers(0, 20))
+def test_a_window_never_ends_before_it_begins(spans: list[tuple[float, float]], queue: int) -> None:
     turns = [turn(n, begin, begin + length) for n, (begin, length) in enumerate(spans)]
     begin_s, end_s = steady_window(turns, queue)
     assert begin_s <= end_s
@@ -134,7 +130,11 @@ def run_data() -> RunData:
         Sample(100.0 + 2 * at, ports(at * 1000), 50.0 + 2 * at, 20.0 + 2 * at, 0.0)
         for at in range(0, 11)
     ]
-    class_bytes = {"pe0-gpu:cnic>": {"1:10": 55, "1:20": 10**9}}
+    class_bytes = {
+        "pe0-gpu:cnic>": {"1:10": 55, "1:20": 10**9},
+        "store0:snic>": {"1:10": 0, "1:20": 30_000},
+        "store0:snic<": {"1:10": 0, "1:20": 7},
+    }
     truths = [TurnTruth(n, 10, 10, None if n > 2 else True) for n in range(1, 9)]
     return RunData(plan, accounts, Samples(100.0, samples, class_bytes, 0.4), truths)
 
@@ -164,7 +164,7 @@ def test_measure_a_run_made_by_hand() -> None:
     assert result.tpot_s.mean == pytest.approx(0.05)  # five seconds for a hundred more tokens
     assert result.jct_s.mean == pytest.approx((12 + 13 + 10 + 11) / 4 + 0)
     assert result.path_share == {"pe": 0.75, "de": 0.25}
-    assert result.model_bytes == {"pe0-gpu:cnic": 55}
+    assert result.model_bytes == {"pe0-gpu:cnic": 55, "store0:snic": 0}
     assert result.cpu_ms_by_role["prefill"] == pytest.approx(100)
     assert result.cpu_ms_by_role["buffer"] == pytest.approx(100)
     assert result.peak_memory_bytes == 60
@@ -191,12 +191,18 @@ def test_nodes_show_what_nic_and_gpus_did_in_the_window() -> None:
     assert nodes["de0"].hbm_held == pytest.approx(held, rel=1e-3)
 
 
-def test_the_ledger_takes_the_last_sample_without_management_and_joins_storage_hosts() -> None:
+def test_the_ledger_counts_the_kv_class_and_joins_storage_hosts() -> None:
     run = run_data()
     lines = {line.port: line for line in metrics.port_lines(run)}
     assert lines["storage:snic:tx"].counted_bytes == 30_000
     assert lines["storage:snic:tx"].expected_bytes == 8 * 8 * run.plan.world.layout.block_bytes
-    assert not any("mgmt" in port or "store0" in port for port in lines)
+    assert lines["storage:snic:rx"].counted_bytes == 7
+    assert lines["pe0-gpu:cnic:tx"].counted_bytes == 10**9
+    assert not any("store0" in port for port in lines)
+
+
+def test_bytes_of_interfaces_are_those_of_the_last_sample() -> None:
+    assert metrics.interface_bytes(run_data())["de0-buf:snic:rx"] == 20_000
 
 
 def test_a_failed_turn_is_neither_done_nor_in_the_ledger() -> None:

@@ -1,12 +1,12 @@
 """The scheduler's host: messages become events, decisions go to everybody who has a part."""
 
 import pytest
+from fakes import FakeClock, FakeTransport, Network, play
 
 from engines.config import ServiceConfig
 from engines.errors import EngineError
 from engines.messages import Assign, Drain, Message, Report, Start, Submit, TurnDone, TurnFailed
 from engines.service import Service
-from fakes import FakeClock, FakeTransport, Network, play
 from scheduler.policy import lookup
 from scheduler.scheduler import Scheduler
 from scheduler.types import (

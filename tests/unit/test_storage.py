@@ -2,6 +2,7 @@
 
 import anyio
 import pytest
+from fakes import KV, LAYERS, FakeClock, FakeStore, FakeTransport, Network, kv_of, play, text
 
 from engines.config import StorageConfig
 from engines.errors import EngineError
@@ -9,7 +10,6 @@ from engines.kv import Extent, Span
 from engines.messages import Drain, Persist, Persisted, Read, ReadDigests, ReadDone, Start
 from engines.seams.transport import Write
 from engines.storage import Storage
-from fakes import KV, LAYERS, FakeClock, FakeStore, FakeTransport, Network, kv_of, play, text
 
 CONTENT = text(1, 40)
 
@@ -62,7 +62,9 @@ def test_a_missing_block_is_refused_and_nothing_is_written() -> None:
         await host.buffer.send("store0", read(1, Extent(5, 8, 3)))
         await host.buffer.send("store0", read(2, Extent(5, 0, 2)))
         await host.serve(1)
-        answers = {sent.message.request: sent.message for sent in host.network.messages(ReadDigests)}
+        answers = {
+            sent.message.request: sent.message for sent in host.network.messages(ReadDigests)
+        }
         assert answers[1].error == "store0 does not hold block 10 of 5"
         assert answers[1].digests == b""
         assert answers[2].error == ""

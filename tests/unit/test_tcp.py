@@ -156,7 +156,7 @@ def test_each_class_has_its_connection_marked_in_both_directions() -> None:
         a, b = pair()
         async with a, b:
             for traffic_class in CLASSES:
-                await a.send("b", Barrier(1, 0, b"x" * 100), traffic_class)
+                await a.send("b", Barrier(1, 0, 0.0, b"x" * 100), traffic_class)
                 await b.receive()
             marks = {}
             for (_, traffic_class), link in a._links.items():

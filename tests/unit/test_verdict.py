@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-
 from test_metrics import run_data
+
 from testbed.bound import Bound
 from testbed.results import verdict
 from testbed.results.ledger import PortLine

@@ -2,11 +2,11 @@
 
 import anyio
 import pytest
+from fakes import FakeClock, play
 
 from engines.errors import CapacityError, DeadlineExceeded, EngineError
 from engines.kv import Slots
 from engines.waits import Arena, Awaited
-from fakes import FakeClock, play
 
 
 def test_a_value_may_come_before_it_is_awaited() -> None:

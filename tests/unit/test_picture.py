@@ -1,0 +1,72 @@
+"""What a run shows: bars of the right length, every policy and node, the verdict's causes."""
+
+import io
+
+import msgspec
+import pytest
+from rich.console import Console
+from test_metrics import BOUND, run_data
+
+from testbed.results.metrics import measure
+from testbed.results.picture import BAR_CELLS, bar, show, verdict_text
+from testbed.results.schema import Comparison, Verdict
+
+
+def comparison(verdict: Verdict | None = None) -> Comparison:
+    """Two policies, the second twice as fast."""
+    slow = measure(run_data(), BOUND, 1)
+    fast = msgspec.structs.replace(slow, throughput_turns_per_s=2.0)
+    return Comparison(
+        experiment="1p1d",
+        seed=0,
+        time_scale=2.0,
+        token_scale=64,
+        verdict=verdict or Verdict("passed", "faithful", ()),
+        policies={"basic": slow, "dualpath": fast},
+        speedup={"basic": 1.0, "dualpath": 2.0},
+        folder="runs/1p1d-1",
+    )
+
+
+def shown(found: Comparison) -> str:
+    out = io.StringIO()
+    show(found, Console(file=out, width=140, color_system=None))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("share", "full", "percent"), [
+    (0.0, 0, "0%"), (0.5, BAR_CELLS // 2, "50%"), (1.0, BAR_CELLS, "100%"),
+    (1.7, BAR_CELLS, "170%"), (-0.1, 0, "-10%"),
+])  # fmt: skip
+def test_a_bar_is_as_long_as_its_share_and_never_longer_than_its_place(
+    share: float, full: int, percent: str
+) -> None:
+    text = bar(share, "cyan").plain
+    cells = text[:BAR_CELLS]
+    assert cells == "█" * full + "·" * (BAR_CELLS - full)
+    assert text[BAR_CELLS:].strip() == percent
+
+
+def test_a_bar_shows_eighths_of_a_cell() -> None:
+    assert bar(1.5 / BAR_CELLS, "cyan").plain.startswith("█▌·")
+
+
+def test_the_picture_names_policies_nodes_numbers_and_folder() -> None:
+    text = shown(comparison())
+    said = ("basic", "dualpath", "pe0", "de0", "2.00x", "75% / 25%", "runs/1p1d-1")
+    for words in (*said, "functional: passed", "timing: faithful", "1 s of the cluster = 2 s"):
+        assert words in text
+    lines = text.splitlines()
+    throughput = next(line for line in lines if "turns/s, steady" in line)
+    assert throughput.split()[-3:-1] == ["1.0", "2.0"]
+    # Prefill nodes wait for KV, decode nodes hold it.
+    assert sum("GPU waiting for KV" in line for line in lines) == 1
+    assert sum("HBM held" in line for line in lines) == 1
+
+
+def test_causes_stand_below_the_verdict() -> None:
+    verdict = Verdict("failed", "inconclusive", ("basic: late", "dualpath: wrong"))
+    assert verdict_text(verdict).plain.splitlines() == [
+        "functional: failed   timing: inconclusive", "  - basic: late", "  - dualpath: wrong",
+    ]  # fmt: skip
+    assert "- dualpath: wrong" in shown(comparison(verdict))
