@@ -20,6 +20,7 @@ from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.plan import LabPlan
 from testbed.worlds.samples import Samples
 
+SHORTEST_WINDOW_S = 2.0
 MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/shaping.py)
 
 
@@ -138,19 +139,24 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float, float]:
-    """From the pipeline's fill until the queue first runs dry, in target seconds.
+    """From the cluster's fill until the queue first runs dry, in target seconds.
 
-    The pipeline is full once `queue_turns` first tokens are out; the queue is dry when no more
-    turns wait for their first token than the pipeline itself holds.
+    It is full once `queue_turns` first tokens are out and the first contexts have left decode,
+    so that memories hold what they will hold. The queue is dry when no more turns wait for their
+    first token than the pipeline itself holds. A run too short for that counts as a whole.
     """
     firsts = np.sort([turn.first_token_s for turn in turns if turn.first_token_s])
     submits = np.sort([turn.submitted_s for turn in turns])
     if len(firsts) == 0:
         return 0.0, 0.0
-    begin_s = float(firsts[min(queue_turns, len(firsts) - 1)])
+    decodes = [turn.done_s - turn.decode_start_s for turn in turns if turn.done_s]
+    fill_s = float(firsts[min(queue_turns, len(firsts) - 1)])
+    begin_s = max(fill_s, float(np.mean(decodes or [0.0])))
     waiting = np.searchsorted(submits, firsts, side="right") - np.arange(1, len(firsts) + 1)
-    dry = np.flatnonzero((waiting <= queue_turns) & (firsts > begin_s))
+    dry = np.flatnonzero((waiting <= queue_turns) & (firsts > fill_s))
     end_s = float(firsts[dry[0]]) if len(dry) else float(firsts[-1])
+    if end_s - begin_s < SHORTEST_WINDOW_S:
+        return 0.0, float(firsts[-1])
     return begin_s, end_s
 
 

@@ -83,7 +83,7 @@ def test_kv_outside_its_class_fails_the_run() -> None:
 
 
 def late_layers(run: RunData) -> None:
-    run.accounts["pe0-gpu"].compute["lateness_s"] = 3.01  # of a window of five
+    run.accounts["pe0-gpu"].compute["lateness_s"] = 1.21  # of a window of two
 
 
 def overruns(run: RunData) -> None:
@@ -129,10 +129,10 @@ def test_a_machine_that_could_not_keep_up_makes_the_timing_inconclusive(
     assert words in cause
 
 
-def test_a_short_window_makes_the_timing_inconclusive() -> None:
+def test_a_run_without_steady_state_makes_the_timing_inconclusive() -> None:
     run, result = sound()
-    found = judged(run, msgspec.structs.replace(result, window_s=(2.0, 3.9)))
-    assert found.timing == "inconclusive" and "steady window lasts 1.9 s" in found.causes[0]
+    found = judged(run, msgspec.structs.replace(result, window_s=(0.0, 3.9)))
+    assert found.timing == "inconclusive" and "no steady state" in found.causes[0]
 
 
 @pytest.mark.parametrize(("binds", "limit", "doubt"), [
