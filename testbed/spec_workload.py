@@ -42,12 +42,15 @@ class WekaWorkload(
 ):
     """Real coding sessions, each agent replaying `turns` turns from the middle of one.
 
-    `trace` is a file of sessions relative to the experiment file; the packaged set by default.
+    Turns that generate more than `longest_generation` tokens are not replayed: at a fixed time a
+    token, one of 10,000 would hold up a run for minutes. `trace` is a file of sessions relative to
+    the experiment file; the packaged set by default.
     """
 
     agents: Annotated[int, Meta(ge=1, le=100_000)]
     sessions: Annotated[int, Meta(ge=1, le=10_000)] = 24
     turns: Annotated[int, Meta(ge=1, le=1000)] = 2
+    longest_generation: Tokens = 1024
     trace: str | None = None
 
 

@@ -57,31 +57,46 @@ def build_weka(spec: WekaWorkload, seed: int) -> Workload:
     """Agents that each replay `turns` turns of a session, from a drawn turn on, without pauses."""
     path = Path(spec.trace) if spec.trace else SESSIONS
     sessions = read_sessions(path)
-    long_enough = [session for session in sessions if len(session.turns) > spec.turns]
-    if len(long_enough) < spec.sessions:
+    playable = [session for session in sessions if _starts(session, spec)]
+    if len(playable) < spec.sessions:
         raise InputError(
-            f"{path}: {len(long_enough)} sessions have more than {spec.turns} turns, "
-            f"but workload.sessions is {spec.sessions}; choose fewer sessions or fewer turns"
+            f"{path}: {len(playable)} sessions have {spec.turns} turns after their first that "
+            f"generate at most {spec.longest_generation} tokens, but workload.sessions is "
+            f"{spec.sessions}; choose fewer sessions, fewer turns, or longer generations"
         )
     random = Random(f"weka-{seed}")
-    chosen = random.sample(long_enough, spec.sessions)
+    chosen = random.sample(playable, spec.sessions)
     agents = tuple(
-        _agent(number, number % spec.sessions, chosen[number % spec.sessions], spec.turns, random)
+        _agent(number, number % spec.sessions, chosen[number % spec.sessions], spec, random)
         for number in range(spec.agents)
     )
     lengths: dict[int, int] = {}
     for agent in agents:
         lengths[agent.opening] = max(lengths.get(agent.opening, 0), agent.opening_tokens)
     openings = tuple(Opening(opening, tokens) for opening, tokens in lengths.items())
-    return Workload(openings, agents, _rule(agents, chosen, spec.turns))
+    return Workload(openings, agents, _rule(agents, chosen, spec))
 
 
-def _agent(number: int, opening: int, session: Session, turns: int, random: Random) -> AgentPlan:
-    start = random.randint(1, len(session.turns) - turns)
+def _starts(session: Session, spec: WekaWorkload) -> list[int]:
+    """Turns from which so many in a row can be replayed."""
+    return [
+        start
+        for start in range(1, len(session.turns) - spec.turns + 1)
+        if all(
+            generated <= spec.longest_generation
+            for _, generated, _ in session.turns[start : start + spec.turns]
+        )
+    ]
+
+
+def _agent(
+    number: int, opening: int, session: Session, spec: WekaWorkload, random: Random
+) -> AgentPlan:
+    start = random.choice(_starts(session, spec))
     before_in, before_out, _ = session.turns[start - 1]
     context = before_in + before_out
     plans = []
-    for prompt, generated, keep in session.turns[start : start + turns]:
+    for prompt, generated, keep in session.turns[start : start + spec.turns]:
         plans.append(_turn(context, prompt, generated, keep))
         context = prompt + generated
     return AgentPlan(
@@ -102,14 +117,15 @@ def _turn(context: int, prompt: int, generated: int, keep: int | None) -> TurnPl
     )
 
 
-def _rule(agents: tuple[AgentPlan, ...], chosen: list[Session], turns: int) -> str:
+def _rule(agents: tuple[AgentPlan, ...], chosen: list[Session], spec: WekaWorkload) -> str:
     sharing = Counter(agent.opening for agent in agents)
     diverging = sum(turn.keep_tokens is not None for agent in agents for turn in agent.turns)
-    share = diverging / (len(agents) * turns)
+    share = diverging / (len(agents) * spec.turns)
     return (
-        f"{len(agents)} agents in a closed loop without pauses, each replaying {turns} turns of "
-        f"one of {len(chosen)} recorded sessions from a drawn turn on; what lies before that turn "
-        f"is in storage as its opening; a session's opening is shared by up to "
+        f"{len(agents)} agents in a closed loop without pauses, each replaying {spec.turns} turns "
+        f"of one of {len(chosen)} recorded sessions from a drawn turn on, none of which "
+        f"generates more than {spec.longest_generation} tokens; what lies before it is in storage "
+        f"as its opening; a session's opening is shared by up to "
         f"{max(sharing.values())} agents, on average {len(agents) / len(sharing):.1f}; "
         f"{share:.1%} of the turns drop part of the context before them"
     )

@@ -55,7 +55,8 @@ def test_unfolded_engines_in_one_group_exchange_model_messages_and_stay_right(
     tmp_path: Path, cache: Path
 ) -> None:
     words = arguments(
-        "run", "2p1d.yaml", tmp_path, "workload.agents=12", "workload.openings=2",
+        "run", "2p1d.yaml", tmp_path, "workload.agents=12", "workload.turns=2",
+        "workload.openings=2",
         "cluster.gpus_per_node=2", "cluster.folded=false", "cluster.group_nodes=2",
         "engine.kv_samples=1", "engine.prefill_gpu_pool_bytes=40e9", "cluster.storage_hosts=2",
     )  # fmt: skip
@@ -67,3 +68,23 @@ def test_unfolded_engines_in_one_group_exchange_model_messages_and_stay_right(
     for gpu in ("pe0-gpu0", "pe0-gpu1", "pe1-gpu0", "pe1-gpu1"):
         assert policy["model_bytes"][f"{gpu}:cnic"] > 0
     assert policy["model_bytes"]["pe0-buf:pcie"] == 0
+
+
+def test_turns_wait_for_memories_that_hold_a_few_of_them(tmp_path: Path, cache: Path) -> None:
+    words = arguments(
+        "run", "1p1d.yaml", tmp_path, *SMALL, "hardware.dram_buffer_bytes=2e9",
+        "hardware.hbm_kv_bytes_per_gpu=1.4e9", "engine.prefill_gpu_pool_bytes=0.7e9",
+    )  # fmt: skip
+    policy = call(words, cache)["policies"]["dualpath"]
+    assert policy["completed_turns"] == 96
+    assert policy["tokens_checked"] == policy["tokens_equal"] > 96
+
+
+def test_a_finer_token_scale_is_right_too(tmp_path: Path, cache: Path) -> None:
+    words = arguments(
+        "run", "1p1d.yaml", tmp_path, "scale.token_scale=16", "workload.agents=8",
+        "workload.cached_tokens=4096", "workload.openings=2", "engine.kv_samples=1",
+    )  # fmt: skip
+    policy = call(words, cache)["policies"]["dualpath"]
+    assert policy["completed_turns"] == policy["kv_equal"] == 16
+    assert policy["tokens_checked"] == policy["tokens_equal"] > 100

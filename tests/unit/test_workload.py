@@ -175,7 +175,7 @@ def test_missing_trace_and_too_few_sessions(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match=r"none\.jsonl: the trace cannot be read"):
         build_workload(WekaWorkload(agents=1, trace=missing), 0)
-    with pytest.raises(InputError, match="sessions have more than 100 turns, but"):
+    with pytest.raises(InputError, match="sessions have 100 turns after their first"):
         build_workload(WekaWorkload(agents=1, turns=100, sessions=20), 0)
 
 
