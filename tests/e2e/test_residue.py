@@ -10,10 +10,6 @@ from cluster import ROOT, SMALL, TESTBED, alive, arguments, call, descendants, e
 GONE_WITHIN_S = 1.0
 
 
-def host_started(runs: Path) -> bool:
-    return any(runs.glob("*/*/accounts")) and any(runs.glob("*/*/store/store0/*"))
-
-
 def outside(tmp_path: Path) -> set[str]:
     """Files of the temporary folder beside the run's and the cache."""
     return {entry.name for entry in tmp_path.iterdir()} - {"runs", "cache"}
@@ -25,36 +21,50 @@ def test_a_run_that_is_ended_leaves_no_process_within_a_second(
 ) -> None:
     runs = tmp_path / "runs"
     words = arguments("run", "1p1d.yaml", runs, "workload.agents=200")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         words, env=environment(tmp_path / "cache"), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_for(lambda: host_started(runs), 60, "the start of the hosts")
-    below = descendants(process.pid)
-    assert len(below) > 6  # unshare, the lab, the forkserver, and hosts
-    process.send_signal(how)
-    if how is signal.SIGINT:
-        assert process.wait(10) == 130
-    process.wait(10)
-    wait_for(lambda: not alive(below), GONE_WITHIN_S, "the end of every process")
+    ) as process:  # fmt: skip
+        try:
+            wait_for(lambda: filled_segment(runs), 60, "the start of the hosts")
+            wait_for(lambda: len(descendants(process.pid)) > 6, 10, "the fork of the hosts")
+            below = descendants(process.pid)
+            process.send_signal(how)
+            if how is signal.SIGINT:
+                assert process.wait(10) == 130
+            process.wait(10)
+            wait_for(lambda: not alive(below), GONE_WITHIN_S, "the end of every process")
+        finally:
+            process.kill()
     assert outside(tmp_path) == set()
+
+
+def filled_segment(runs: Path) -> Path | None:
+    """The store's first file, once the openings are in it."""
+    for segment in runs.glob("*/*/store/store0/segment-*"):
+        if segment.stat().st_size > 1_000_000:
+            return segment
+    return None
 
 
 def test_a_flipped_byte_in_storage_fails_its_turns_and_nothing_else(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     words = arguments("run", "1p1d.yaml", runs, *SMALL, "workload.mid_decode=0")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         words, env=environment(tmp_path / "cache"), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_for(lambda: host_started(runs), 60, "the start of the hosts")
-    (segment,) = runs.glob("*/*/store/store0/segment-*")
-    wait_for(lambda: segment.stat().st_size > 1_000_000, 60, "the openings' arrival in storage")
-    with segment.open("r+b") as data:
-        byte = data.read(1)
-        data.seek(0)
-        data.write(bytes([byte[0] ^ 1]))
-    out, err = process.communicate(timeout=150)
+    ) as process:  # fmt: skip
+        try:
+            wait_for(lambda: filled_segment(runs), 60, "the openings' arrival in storage")
+            segment = filled_segment(runs)
+            assert segment is not None
+            with segment.open("r+b") as data:
+                byte = data.read(1)
+                data.seek(0)
+                data.write(bytes([byte[0] ^ 1]))
+            out, err = process.communicate(timeout=150)
+        finally:
+            process.kill()
     assert process.returncode == 1, err
     assert '"functional": "failed"' in out
     assert "digest" in out
