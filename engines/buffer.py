@@ -110,8 +110,9 @@ class Buffer:
                 self._act(delivery.sender, delivery.message, tasks)
 
     def _act(self, sender: str, message: Message, tasks: TaskGroup) -> None:
-        if getattr(message, "request", None) in self._failed:
-            return  # a straggler of a turn that has ended
+        answer = isinstance(message, ReadDone | ReadDigests | Persisted)
+        if not answer and getattr(message, "request", None) in self._failed:
+            return  # a straggler of a turn that has ended; storage's answers are waited for
         match message:
             case Assign() if message.decision.request_id in self._failed:
                 self._seen = message.decision.seq

@@ -319,6 +319,28 @@ def test_a_late_write_of_a_failed_turn_does_not_reach_the_next_one() -> None:
     with_cluster(test, Setup(storages=2, dram_tokens=24))
 
 
+def test_a_read_under_way_when_the_other_side_fails_gives_its_slot_back() -> None:
+    async def test(cluster: Cluster) -> None:
+        bad, good = (cluster.turn(n, PROMPT, HIT, GENERATE) for n in (1, 2))
+        cluster.stores["store1"].hold(2001, bad.content, 2, 2)  # the first half is nowhere
+        context = (Extent(2000, 0, 2), Extent(2001, 2, 2))
+        bad = type(bad)(bad.request, bad.content, context, 1)
+
+        async def late(sender: str, peer: str, write: Write) -> None:
+            if sender == "store1" and write.request == 1:
+                await anyio.sleep(0.5)  # long after the PE side has failed the turn
+
+        cluster.network.before_write = late
+        await cluster.assign(bad, ReadExtent(Side.PE, 0, 2), ReadExtent(Side.DE, 2, 2))
+        await cluster.assign(good, *DE_PATH)
+        await cluster.end_of(1, 2)
+        assert isinstance(cluster.ends[1], TurnFailed)
+        assert cluster.right(good)
+        await anyio.sleep(1)
+
+    assert with_cluster(test, Setup(storages=2, dram_tokens=24)).nothing_held()
+
+
 def test_a_failure_may_come_before_the_assignment() -> None:
     async def test(cluster: Cluster) -> None:
         turn, good = (cluster.turn(n, PROMPT, HIT, GENERATE) for n in (1, 2))
