@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 MARKED = ("net", "e2e")
+CLUSTER_TIMEOUT_S = 300  # a whole cluster, on two cores that others use too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -13,3 +14,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = Path(item.path).parent.name
         if folder in MARKED:
             item.add_marker(folder)
+        if folder == "e2e":
+            item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))

@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TESTBED = [sys.executable, "-m", "testbed.cli.main"]
-TIMEOUT_S = 150.0
+TIMEOUT_S = 280.0
 
 ONE_TURN = ("workload.agents=1", "workload.turns=1", "workload.mid_decode=0")
 SMALL = ("workload.agents=48", "workload.turns=2", "workload.openings=4")

@@ -46,7 +46,7 @@ def test_two_runs_at_the_same_time_are_both_right(tmp_path: Path, cache: Path) -
         for _ in range(2)
     ]
     for process in both:
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=280)
         assert process.returncode == 0, err.decode() + out.decode()[-2000:]
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -32,7 +32,7 @@ def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
         words += ["--runs", str(tmp_path / "runs")]
     ended = subprocess.run(
         [*TESTBED, *words], cwd=ROOT, env=environment(tmp_path / "cache"), capture_output=True,
-        text=True, timeout=110, check=False,
+        text=True, timeout=280, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + ended.stdout
 

@@ -62,7 +62,7 @@ def test_a_flipped_byte_in_storage_fails_its_turns_and_nothing_else(tmp_path: Pa
                 byte = data.read(1)
                 data.seek(0)
                 data.write(bytes([byte[0] ^ 1]))
-            out, err = process.communicate(timeout=150)
+            out, err = process.communicate(timeout=280)
         finally:
             process.kill()
     assert process.returncode == 1, err
