@@ -57,7 +57,7 @@ class PrefillConfig(msgspec.Struct, frozen=True, tag="prefill"):
 
 
 class DecodeConfig(msgspec.Struct, frozen=True, tag="decode"):
-    """A host of decode GPUs: `lane_tokens` of HBM each.
+    """A host of decode GPUs: `lane_tokens` of HBM each, `parked_tokens` of DRAM before it.
 
     Blocks leave through `persist_tokens` of the buffer's region, from `persist_base` on.
     `kv_samples` is the share of turns whose KV is fingerprinted at decode start.
@@ -69,6 +69,7 @@ class DecodeConfig(msgspec.Struct, frozen=True, tag="decode"):
     group: GroupConfig
     kv: KvShape
     lane_tokens: int
+    parked_tokens: int
     tpot_s: float
     phases: int
     persist_base: int

@@ -49,6 +49,7 @@ class Sequence:
         self.buffer = ""
         self.hbm_tokens = 0
         self.lane = ""
+        self.slot: Span | None = None
         self.blocks_kept = 0
 
     def begin(self, assign: Assign, kv: KvShape) -> None:
@@ -62,12 +63,17 @@ class Sequence:
         self.blocks_sent = blocks(request.prompt_tokens, kv.block_tokens)
         self.blocks_total = blocks(request.context_tokens, kv.block_tokens)
 
-    def start(self, slot: Span, at_s: float, prompt: Admit) -> None:
-        """The prompt's KV is in `slot`; what the prefill generated is processed first."""
-        self.slot = slot
+    def start(self, at_s: float, prompt: Admit) -> None:
+        """The prompt's KV is in HBM; what the prefill generated is processed first."""
         self.start_s = at_s
         self.next_content = prompt.content
         self.generated = b""
+
+    @property
+    def in_hbm(self) -> Span:
+        """Where its KV lies, once it decodes."""
+        assert self.slot is not None
+        return self.slot
 
     def token_s(self, number: int, tpot_s: float) -> float:
         """When generated token `number` is out; number 1 came from the prefill."""
@@ -160,14 +166,14 @@ class Decode:
         deadline_s, arena = self._config.deadline_s, self._hbm[sequence.lane]
         place = await arena.take(sequence.hbm_tokens)
         try:
-            slot = Span(
+            slot = sequence.slot = Span(
                 "hbm", self._lane_base[sequence.lane] + place, 0,
                 sequence.request.context_tokens, 0,
                 self._config.kv.layers,
             )  # fmt: skip
             await self._transport.send(sequence.buffer, Admitted(sequence.request.id, slot))
             at_s = await sequence.started.wait(self._clock, deadline_s)
-            sequence.start(slot, at_s, prompt)
+            sequence.start(at_s, prompt)
             fingerprint = self._sample(sequence)
             self._running[sequence.request.id] = sequence
             self._check_computed(sequence)
@@ -218,7 +224,7 @@ class Decode:
         now_s = self._clock.now_s()
         await self._collective.join(0.0, now_s)
         jobs = [
-            DecodeJob(seq.request.id, seq.slot, seq.next_content, seq.position) for seq in batch
+            DecodeJob(seq.request.id, seq.in_hbm, seq.next_content, seq.position) for seq in batch
         ]
         results = await self._compute.decode(jobs, now_s) if jobs else []
         for layer in range(self._config.kv.layers):
@@ -246,7 +252,7 @@ class Decode:
         place = await self._outbox.take(tokens)
         out = Span("persist", self._config.persist_base + place, 0, tokens, 0, kv.layers)
         note = Append(sequence.request.id, first, last - first, out, sequence.generated)
-        source = sequence.slot.tokens(first * kv.block_tokens, last * kv.block_tokens)
+        source = sequence.in_hbm.tokens(first * kv.block_tokens, last * kv.block_tokens)
         write = Write(source, out, note, sequence.request.id)
         await self._transport.write(self._config.buffer, write, deadline_s=self._config.deadline_s)
 
@@ -263,13 +269,12 @@ class Decode:
         request = sequence.request
         if random.Random(request.id).random() >= self._config.kv_samples:
             return ""
-        return self._compute.fingerprint(sequence.slot.tokens(0, request.prompt_tokens))
+        return self._compute.fingerprint(sequence.in_hbm.tokens(0, request.prompt_tokens))
 
     def _sequence(self, request: int) -> Sequence:
         return self._sequences.setdefault(request, Sequence(request))
 
     def _report(self) -> Report:
-        """What is promised counts as taken, so free HBM falls with the assignment."""
         held: dict[str, list[Sequence]] = {lane: [] for lane in self._config.lanes}
         for sequence in self._sequences.values():
             if sequence.lane:
@@ -279,9 +284,19 @@ class Decode:
                 lane,
                 len(sequences),
                 sum(sequence.request.context_tokens for sequence in sequences),
-                max(0, self._config.lane_tokens - sum(seq.hbm_tokens for seq in sequences)),
+                self._free_tokens(lane, sequences),
                 self._seen,
             )
             for lane, sequences in held.items()
         ]
         return Report(self._config.group.name, tuple(engines), ())
+
+    def _free_tokens(self, lane: str, sequences: list[Sequence]) -> int:
+        """HBM that can be promised: turns before their decode park in the buffer's DRAM first.
+
+        They hold no HBM during their prefill (DualPath section 3, "Decode start"), but what the
+        buffer cannot park will want some as soon as it comes.
+        """
+        promised = sum(seq.hbm_tokens for seq in sequences if seq.slot is None)
+        free = self._hbm[lane].free_tokens - max(0, promised - self._config.parked_tokens)
+        return max(0, free)

@@ -238,6 +238,7 @@ class Layout:
             group=self._group(node),
             kv=self._kv_shape,
             lane_tokens=decode_lane_tokens(experiment),
+            parked_tokens=buffer_tokens(experiment) // experiment.cluster.gpus_per_node,
             tpot_s=experiment.model.tpot_s,
             phases=max(1, PHASES * experiment.scale.token_scale // BLOCK_TOKENS),
             persist_base=hosts.index(host) * persist,

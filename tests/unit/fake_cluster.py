@@ -45,6 +45,7 @@ class Setup(msgspec.Struct, frozen=True):
     storages: int = 1
     dram_tokens: int = 400
     pool_tokens: int = 400
+    parked_tokens: int = 0
     lane_tokens: int = 400
     stage_tokens: int = 400
     reads_in_flight: int = 10
@@ -123,7 +124,8 @@ class Cluster:
         setup = self.setup
         return DecodeConfig(
             "de0-gpu", "de0-buf", self._lanes("de0"), self._group("de0"), KV, setup.lane_tokens,
-            setup.tpot_s, 4, 0, 80, setup.kv_samples, "agents", "sched", DEADLINE_S,
+            setup.parked_tokens, setup.tpot_s, 4, 0, 80, setup.kv_samples, "agents", "sched",
+            DEADLINE_S,
         )  # fmt: skip
 
     def turn(self, number: int, prompt: int, hit: int, generate: int) -> Submit:

@@ -107,7 +107,10 @@ def test_lanes_lie_apart_in_one_memory() -> None:
     with_cluster(test, Setup(lanes=2, lane_tokens=103))
 
 
-def test_reports_take_what_is_promised_as_taken() -> None:
+@pytest.mark.parametrize(("parked", "taken"), [(0, 32), (24, 8), (400, 0)])
+def test_what_is_promised_takes_hbm_as_far_as_the_buffer_cannot_park_it(
+    parked: int, taken: int
+) -> None:
     async def test(cluster: Cluster) -> None:
         turn = cluster.turn(1, 22, 16, 9)  # 31 tokens of context, in eight blocks
         decision = Decision(1, 1, "pe0/0", "de0/1", ())
@@ -117,11 +120,11 @@ def test_reports_take_what_is_promised_as_taken() -> None:
         await assign("de0-gpu", TurnFailed(1, "lost"))
         await anyio.sleep(1)
 
-    reports = with_cluster(test, Setup(lanes=2)).reports("de0")
+    reports = with_cluster(test, Setup(lanes=2, parked_tokens=parked)).reports("de0")
     idle, busy = reports[0].engines
     assert (idle.engine, idle.requests, idle.tokens, idle.free_hbm_tokens) == ("de0/0", 0, 0, 400)
     assert (busy.engine, busy.requests, busy.tokens, busy.seen) == ("de0/1", 1, 31, 1)
-    assert busy.free_hbm_tokens == 400 - 32
+    assert busy.free_hbm_tokens == 400 - taken
     assert reports[-1].engines[1].free_hbm_tokens == 400
 
 
