@@ -17,7 +17,7 @@ OVERRUN_LIMIT = 0.45  # share of layers that took longer than the model allows
 LATE_TICK_LIMIT = 0.05  # share of decode ticks late by a whole period
 FOREIGN_LIMIT = 0.25  # of the machine's cores, used by others
 BUSY_LIMIT = 0.92  # of the machine's cores, used by anybody
-BACKLOG_LIMIT = 0.95  # of a saturated SNIC's payload rate, if the bound says that it binds
+DELAY_LIMIT = 0.40  # of the run, that a host was runnable without a CPU
 LEDGER_LIMIT = 0.01  # of a port whose flows are of the order of H
 LEDGER_FRAME_BYTES = 4096  # a turn's frames, notes and acknowledgements on one port
 
@@ -116,9 +116,7 @@ def _timing(run: RunData, result: PolicyResult, cores: int) -> list[str]:
     if total and late / total > LATE_TICK_LIMIT:
         causes.append(f"{late / total:.0%} of decode ticks came a whole period late")
     causes += _cpu(run, cores)
-    if result.bound.binds == "SNICs":
-        causes += _saturation(result)
-    return causes
+    return causes + _delays(run)
 
 
 def _prefill_lateness(run: RunData) -> tuple[float, float, float]:
@@ -148,12 +146,13 @@ def _cpu(run: RunData, cores: int) -> list[str]:
     return causes
 
 
-def _saturation(result: PolicyResult) -> list[str]:
-    """If storage binds, its NICs must have been full: else the CPU was the bottleneck."""
-    reached = result.throughput_turns_per_s / result.bound.turns_per_s
-    if reached >= BACKLOG_LIMIT:
+def _delays(run: RunData) -> list[str]:
+    """A host that waits for a CPU is late in ways that its own clock does not show."""
+    samples = run.samples.samples
+    length_s = samples[-1].at_monotonic_s - samples[0].at_monotonic_s
+    waits = {host: account.run_delay_s for host, account in run.accounts.items()}
+    worst = max(waits, key=waits.__getitem__)
+    if length_s <= 0 or waits[worst] / length_s <= DELAY_LIMIT:
         return []
-    return [
-        f"throughput reached {reached:.0%} of the bound by storage NICs; "
-        "something that is not modelled held it back"
-    ]
+    share = waits[worst] / length_s
+    return [f"{worst} could have run but had no CPU {share:.0%} of the time"]

@@ -11,8 +11,8 @@ from engines.service import Decided
 
 
 class HostAccount(msgspec.Struct):
-    """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time it
-    was runnable and had no CPU (schedstat)."""
+    """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time
+    since then in which it was runnable and had no CPU (schedstat), both real."""
 
     host: str
     role: str

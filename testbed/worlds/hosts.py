@@ -121,7 +121,7 @@ class _Host:
             verify=world.verify_digests,
         )
         account = HostAccount(role.host, type(role).__name__, 0.0, 0.0, 0)
-        before_s = _cpu_s()
+        cpu_s, delay_s = _spent_s()
         keys = PrefixKeys(world.layout, world.fingerprint)
         async with TcpTransport(config, clock, keys) as transport:
             for pool in self._pools.values():
@@ -129,7 +129,9 @@ class _Host:
             await self._role(clock, transport, account)
             transport.quiesce()
             account.transport = dict(transport.account())
-        _usage(account, before_s)
+        cpu_end_s, delay_end_s = _spent_s()
+        account.run_cpu_s, account.run_delay_s = cpu_end_s - cpu_s, delay_end_s - delay_s
+        account.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         write(Path(world.folder) / "accounts", account)
 
     async def _role(self, clock: Clock, transport: TcpTransport, account: HostAccount) -> None:
@@ -178,15 +180,11 @@ class _Host:
         return tell
 
 
-def _cpu_s() -> float:
+def _spent_s() -> tuple[float, float]:
+    """CPU seconds so far, and seconds in which the process was runnable but had no CPU."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _usage(account: HostAccount, before_s: float) -> None:
-    account.run_cpu_s = _cpu_s() - before_s
-    account.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     try:
-        account.run_delay_s = int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+        delay_s = int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     except OSError:
-        account.run_delay_s = 0.0
+        delay_s = 0.0  # this kernel keeps no schedstat: the other signs must do
+    return usage.ru_utime + usage.ru_stime, delay_s
