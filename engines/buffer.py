@@ -96,7 +96,7 @@ class Buffer:
         self._failed: set[int] = set()
         self._seen = 0
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
-        self.account = {"read_tokens": 0, "digest_failures": 0, "turns": 0}
+        self.account = {"read_tokens": 0, "digest_failures": 0, "turns": 0, "no_hole": 0}
 
     async def run(self) -> None:
         """Receive and act until drained."""
@@ -106,6 +106,7 @@ class Buffer:
                 delivery = await self._transport.receive()
                 if isinstance(delivery.message, Drain):
                     tasks.cancel_scope.cancel()
+                    self.account["no_hole"] = self._dram.no_hole
                     return
                 self._act(delivery.sender, delivery.message, tasks)
 

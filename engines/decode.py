@@ -14,7 +14,7 @@ from engines.collective import Collective
 from engines.config import DecodeConfig, KvShape
 from engines.control import Reporter
 from engines.errors import EngineError
-from engines.kv import Slots, Span, blocks, round_up
+from engines.kv import Slots, Span, address_space, blocks, round_up
 from engines.messages import (
     Admit,
     Admitted,
@@ -98,7 +98,7 @@ class Decode:
         block = config.kv.block_tokens
         self._hbm = {lane: Arena(Slots(config.lane_tokens, block)) for lane in config.lanes}
         self._lane_base = {
-            lane: index * (config.lane_tokens // block * block)
+            lane: index * address_space(config.lane_tokens, block)
             for index, lane in enumerate(config.lanes)
         }
         self._outbox = Arena(Slots(config.persist_tokens, block))
@@ -110,7 +110,10 @@ class Decode:
             config.host, config.group, clock, transport, config.deadline_s
         )
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
-        self.account = {"turns": 0, "ticks": 0, "late_ticks": 0, "quanta": 0, "busy_s": 0.0}
+        self.account = {
+            "turns": 0, "ticks": 0, "late_ticks": 0, "quanta": 0, "busy_s": 0.0,
+            "no_hole": 0,
+        }  # fmt: skip
 
     async def run(self) -> None:
         """Receive until drained, with the tick loop beside."""
@@ -121,6 +124,7 @@ class Decode:
                 delivery = await self._transport.receive()
                 if isinstance(delivery.message, Drain):
                     tasks.cancel_scope.cancel()
+                    self.account["no_hole"] = sum(arena.no_hole for arena in self._hbm.values())
                     return
                 self._act(delivery.sender, delivery.message, delivery.arrived_s, tasks)
 

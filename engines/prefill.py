@@ -5,6 +5,7 @@ forward loop packs what is ready and runs it layer by layer while later layers s
 """
 
 from collections.abc import Iterable
+from itertools import takewhile
 
 import anyio
 from anyio.abc import TaskGroup
@@ -13,7 +14,7 @@ from engines.collective import Collective
 from engines.config import PrefillConfig
 from engines.control import Reporter
 from engines.errors import EngineError
-from engines.kv import Slots, Span
+from engines.kv import Slots
 from engines.messages import (
     Assign,
     Barrier,
@@ -60,6 +61,7 @@ class Prefill:
         )
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
         self.forwards: list[Forward] = []
+        self.account = {"no_hole": 0}
 
     async def run(self) -> None:
         """Receive until drained, with the forward loop beside."""
@@ -70,6 +72,7 @@ class Prefill:
                 delivery = await self._transport.receive()
                 if isinstance(delivery.message, Drain):
                     tasks.cancel_scope.cancel()
+                    self.account["no_hole"] = self._hbm.no_hole
                     return
                 self._note(delivery.sender, delivery.message, delivery.arrived_s, tasks)
 
@@ -114,9 +117,20 @@ class Prefill:
             tasks.start_soon(self._load, turn)
 
     async def _load(self, turn: PrefillTurn) -> None:
-        """Take HBM and ask the buffers for the hit KV, layer by layer."""
-        slot = await self._hbm.take(turn.prompt_tokens)
-        turn.hbm = Span("hbm", slot, 0, turn.prompt_tokens, 0, self._config.kv.layers)
+        """Take HBM as it comes free, in order of asking."""
+        turn.take(await self._hbm.take(turn.prompt_tokens))
+        await self._pull(turn)
+
+    def _seated(self, chunk: Chunk) -> bool:
+        """Whether a chunk's turn has HBM; a batch that waited for it might wait for itself."""
+        turn = self._turns[chunk.request]
+        if turn.hbm is None and (slot := self._hbm.take_now(turn.prompt_tokens)) is not None:
+            turn.take(slot)
+        return turn.hbm is not None
+
+    async def _pull(self, turn: PrefillTurn) -> None:
+        """Ask the buffers for the hit KV, layer by layer."""
+        assert turn.hbm is not None
         if not turn.hit_tokens:  # nothing will arrive: it can run from now on
             turn.layer_at_s = [self._clock.now_s()] * self._config.kv.layers
         self._news.set()
@@ -172,7 +186,8 @@ class Prefill:
             for turn in turns
             if turn.layer_at_s[0] <= start_s
         ]
-        return pack(candidates, self._config.traits, self._config.gpu)
+        chunks = pack(candidates, self._config.traits, self._config.gpu)
+        return chunks if self._config.traits.layerwise else list(takewhile(self._seated, chunks))
 
     async def _forward(self, batch: Batch, tasks: TaskGroup) -> None:
         """Layer by layer: wait for its KV, compute, pass the lockstep, send it on."""
@@ -193,8 +208,10 @@ class Prefill:
         """Without layerwise prefill: all of H2D, then all of the compute, then all of the sends."""
         layers = range(self._config.kv.layers)
         begin_s = max(self._due_s, self._clock.now_s())
-        for chunk in batch.chunks:
-            await self._load(self._turns[chunk.request])
+        for turn in (self._turns[chunk.request] for chunk in batch.chunks):
+            if not turn.loading:  # of a turn that was cut, it is here since its first chunk
+                turn.loading = True
+                await self._pull(turn)
         jobs = self._jobs(batch)
         finished = [self._turns[job.request] for job in jobs if job.final]
         arrived_s = max([await self._layer_here(jobs, layer) for layer in layers])

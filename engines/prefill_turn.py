@@ -40,6 +40,10 @@ class PrefillTurn:
             return False
         return sum(part.last - part.first for part in self.loaded) == self.hit_tokens
 
+    def take(self, slot: int) -> None:
+        """A place in HBM for the whole prompt."""
+        self.hbm = Span("hbm", slot, 0, self.prompt_tokens, 0, len(self.layer_at_s))
+
     def has_layer(self, layer: int) -> bool:
         return self.layer_tokens[layer] == self.hit_tokens
 

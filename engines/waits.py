@@ -53,6 +53,11 @@ class Arena:
         """Tokens that no slot holds."""
         return self._slots.free_tokens
 
+    @property
+    def no_hole(self) -> int:
+        """How often somebody waited although tokens enough were free."""
+        return self._slots.no_hole
+
     async def take(self, tokens: int) -> int:
         """A slot for `tokens`; waits behind everybody who asked earlier."""
         async with self._turnstile:
@@ -60,6 +65,10 @@ class Arena:
                 self._freed = anyio.Event()
                 await self._freed.wait()
             return slot
+
+    def take_now(self, tokens: int) -> int | None:
+        """A slot for `tokens`, or None if they do not fit or others wait for theirs."""
+        return None if self._turnstile.locked() else self._slots.take(tokens)
 
     def give(self, slot: int) -> None:
         """Free a slot and wake whoever stands first in line."""

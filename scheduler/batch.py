@@ -4,6 +4,7 @@ The GPUs of a group meet in every layer, so a lane with more work makes all othe
 of predicted GPU time keeps forwards alike; the request that would break it is cut.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -31,28 +32,32 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 def pack(candidates: Sequence[Candidate], traits: Traits, cost: Cost) -> list[Chunk]:
-    """Chunks in FIFO order within `max_batch` requests and `quota_s` of predicted time.
+    """Chunks in FIFO order within `max_tokens` and `quota_s` of predicted time.
 
     The first request that does not fit is cut to what does, and nothing behind it runs. If not
     even one token of the very first fits, one token runs all the same: waiting would not help.
     """
     chunks: list[Chunk] = []
     left_s = float("inf") if traits.quota_s is None else traits.quota_s
-    for candidate in candidates[: traits.max_batch]:
-        chunk = _cut(candidate, candidate.pending_tokens, cost)
-        if chunk.gpu_s > left_s:
-            fitting = _fitting_tokens(candidate, left_s, cost)
+    left_tokens = sys.maxsize if traits.max_tokens is None else traits.max_tokens
+    for candidate in candidates:
+        fitting = min(candidate.pending_tokens, left_tokens)
+        if cost(candidate.cached_tokens, fitting) > left_s:
+            fitting = _fitting_tokens(candidate, fitting, left_s, cost)
+        if fitting < candidate.pending_tokens:
             if fitting or not chunks:
                 chunks.append(_cut(candidate, max(1, fitting), cost))
             break
+        chunk = _cut(candidate, fitting, cost)
         chunks.append(chunk)
         left_s -= chunk.gpu_s
+        left_tokens -= chunk.tokens
     return chunks
 
 
-def _fitting_tokens(candidate: Candidate, left_s: float, cost: Cost) -> int:
-    """The most tokens that stay within `left_s`; all of them are known not to."""
-    fits, too_many = 0, candidate.pending_tokens
+def _fitting_tokens(candidate: Candidate, too_many: int, left_s: float, cost: Cost) -> int:
+    """The most tokens that stay within `left_s`; `too_many` are known not to."""
+    fits = 0
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if cost(candidate.cached_tokens, middle) <= left_s:

@@ -25,13 +25,14 @@ class Traits(msgspec.Struct, frozen=True):
     """What a policy asks of the engines; None sets no limit.
 
     `layerwise`: KV moves layer by layer beside the compute. `quota_s`: GPU time of one forward
-    (DualPath section 6.5). `max_batch`: requests a lane and forward. `read_ahead`: requests
-    whose KV a node may read into DRAM before a GPU wants it.
+    (DualPath section 6.5). `max_tokens`: tokens that a GPU computes in one forward. Either cuts
+    the request that would exceed it (chunked prefill). `read_ahead`: requests whose KV a node may
+    read into DRAM before a GPU wants it.
     """
 
     layerwise: bool
     quota_s: Seconds | None = None
-    max_batch: Count | None = None
+    max_tokens: Count | None = None
     read_ahead: Count | None = None
 
 

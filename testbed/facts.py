@@ -100,9 +100,9 @@ def _policy_text(experiment: Experiment, policy: str) -> str:
     how = "layer by layer beside the compute" if traits.layerwise else "before and after compute"
     said = [f"KV moves {how}"]
     if traits.read_ahead is not None:
-        said.append(f"a node reads ahead {traits.read_ahead} turns into its buffer")
-    if traits.max_batch is not None:
-        said.append(f"a GPU takes {traits.max_batch} turns into a forward")
+        said.append(f"a node reads ahead {traits.read_ahead} turns, as far as its buffer has room")
+    if traits.max_tokens is not None:
+        said.append(f"a GPU computes {traits.max_tokens:,} tokens in a forward")
     if traits.quota_s is not None:
         said.append(f"a forward takes {traits.quota_s:g} s of each GPU")
     said.append(f"{experiment.engine.reads_in_flight} reads in flight a storage NIC")

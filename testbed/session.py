@@ -14,8 +14,8 @@ from testbed.errors import InputError, RunFailed
 from testbed.results.metrics import measure
 from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import join, judge
-from testbed.spec import BLOCK_TOKENS, Experiment
-from testbed.workload import Workload, loads
+from testbed.spec import Experiment
+from testbed.workload import Workload
 from testbed.worlds import emulated
 from testbed.worlds.layout import Layout
 
@@ -106,7 +106,9 @@ def _play_one(
         raise RunFailed(f"policy {policy}: {error}") from error
     finally:
         shutil.rmtree(folder / "store", ignore_errors=True)
-    turns = list(loads(workload, BLOCK_TOKENS))
-    limit = bound(experiment, turns, reads_of(policy), len(workload.agents))
-    result = measure(run, limit, layout.pipeline_turns)
+    result = measure(
+        run,
+        lambda turns: bound(experiment, turns, reads_of(policy), len(workload.agents)),
+        layout.pipeline_turns,
+    )
     return result, judge(run, result, os.cpu_count() or 1)

@@ -57,10 +57,10 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `kv_samples` is the share of turns whose KV is compared with the reference's.
     """
 
-    read_ahead: Annotated[int, Meta(ge=1, le=10_000)] = 32
+    read_ahead: Annotated[int, Meta(ge=1, le=10_000)] = 256
     reads_in_flight: Annotated[int, Meta(ge=1, le=1000)] = 10
     prefill_quota_s: Annotated[float, Meta(gt=0, le=60)] = 0.3
-    max_batch: Annotated[int, Meta(ge=1, le=1000)] = 2
+    max_forward_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
     fetch_period_s: Annotated[float, Meta(gt=0, le=10)] = 0.05
     prefill_gpu_pool_bytes: Annotated[float, Meta(gt=0, le=1e15)] = 20e9
     deadline_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0

@@ -1,7 +1,7 @@
 """From what hosts and kernel wrote down to the numbers of one policy's run."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
+from testbed.workload import Load
 from testbed.worlds import account
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.plan import LabPlan
@@ -67,12 +68,18 @@ def load(folder: Path) -> RunData:
     )
 
 
-def measure(run: RunData, bound: Bound, queue_turns: int) -> PolicyResult:
-    """The result; `queue_turns` waiting turns are what the pipeline itself can hold."""
+def measure(
+    run: RunData, limit: Callable[[Sequence[Load]], Bound], queue_turns: int
+) -> PolicyResult:
+    """The result; `queue_turns` waiting turns are what the pipeline itself can hold.
+
+    Throughput counts turns that enter decode in the steady window. `limit` gives the bound of just
+    these: a cluster that fills up has other mean turns than the workload as a whole.
+    """
     done = [turn for turn in run.turns if turn.done_s and not turn.reason]
     window = steady_window(run.turns, queue_turns)
-    first_tokens = sum(window[0] < turn.first_token_s <= window[1] for turn in run.turns)
-    throughput = first_tokens / (window[1] - window[0]) if window[1] > window[0] else 0.0
+    steady = [turn for turn in run.turns if window[0] < turn.decode_start_s <= window[1]]
+    throughput = len(steady) / (window[1] - window[0]) if window[1] > window[0] else 0.0
     snic = _snic_payload_per_s(run, window)
     nodes = _nodes(run, window, snic)
     prefill = [shares for name, shares in nodes.items() if name.startswith("pe")]
@@ -112,7 +119,7 @@ def measure(run: RunData, bound: Bound, queue_turns: int) -> PolicyResult:
             for link, classes in run.samples.class_bytes.items()
             if link.endswith(">")
         },
-        bound=bound,
+        bound=limit([_load(turn) for turn in steady or run.turns]),
         persisted_then_hit_blocks=sum(turn.own_hit_blocks for turn in done),
         cpu_ms_per_turn=sum(cpu.values()),
         cpu_ms_by_role=cpu,
@@ -130,6 +137,11 @@ def measure(run: RunData, bound: Bound, queue_turns: int) -> PolicyResult:
     )
 
 
+def _load(turn: TurnRecord) -> Load:
+    request = turn.request
+    return Load(request.prompt_tokens, request.hit_tokens, request.generate_tokens)
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean, median and 99th percentile; zeros if there is nothing to describe."""
     if not values:
@@ -141,22 +153,23 @@ def spread(values: Sequence[float]) -> Spread:
 def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float, float]:
     """From the cluster's fill until the queue first runs dry, in target seconds.
 
-    It is full once `queue_turns` first tokens are out and the first contexts have left decode,
-    so that memories hold what they will hold. The queue is dry when no more turns wait for their
-    first token than the pipeline itself holds. A run too short for that counts as a whole.
+    It is full a mean decode after `queue_turns` turns have entered it: by then as many contexts
+    leave decode as enter, and memories hold what they will hold. The queue is dry when no more
+    turns wait for their decode than the pipeline itself holds. A run too short for that counts as
+    a whole.
     """
-    firsts = np.sort([turn.first_token_s for turn in turns if turn.first_token_s])
+    starts = np.sort([turn.decode_start_s for turn in turns if turn.decode_start_s])
     submits = np.sort([turn.submitted_s for turn in turns])
-    if len(firsts) == 0:
+    if len(starts) == 0:
         return 0.0, 0.0
     decodes = [turn.done_s - turn.decode_start_s for turn in turns if turn.done_s]
-    fill_s = float(firsts[min(queue_turns, len(firsts) - 1)])
-    begin_s = max(fill_s, float(np.mean(decodes or [0.0])))
-    waiting = np.searchsorted(submits, firsts, side="right") - np.arange(1, len(firsts) + 1)
-    dry = np.flatnonzero((waiting <= queue_turns) & (firsts > fill_s))
-    end_s = float(firsts[dry[0]]) if len(dry) else float(firsts[-1])
+    fill_s = float(starts[min(queue_turns, len(starts) - 1)])
+    begin_s = fill_s + float(np.mean(decodes or [0.0]))
+    waiting = np.searchsorted(submits, starts, side="right") - np.arange(1, len(starts) + 1)
+    dry = np.flatnonzero((waiting <= queue_turns) & (starts > fill_s))
+    end_s = float(starts[dry[0]]) if len(dry) else float(starts[-1])
     if end_s - begin_s < SHORTEST_WINDOW_S:
-        return 0.0, float(firsts[-1])
+        return 0.0, float(starts[-1])
     return begin_s, end_s
 
 

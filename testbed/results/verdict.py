@@ -17,6 +17,7 @@ OVERRUN_LIMIT = 0.45  # share of layers that took longer than the model allows
 LATE_TICK_LIMIT = 0.05  # share of decode ticks late by a whole period
 FOREIGN_LIMIT = 0.25  # of the machine's cores, used by others
 BUSY_LIMIT = 0.92  # of the machine's cores, used by anybody
+NO_HOLE_LIMIT = 0.05  # waits for contiguous room, a turn
 DELAY_LIMIT = 0.40  # of the run, that a host was runnable without a CPU
 LEDGER_LIMIT = 0.01  # of a port whose flows are of the order of H
 LEDGER_FRAME_BYTES = 4096  # a turn's frames, notes and acknowledgements on one port
@@ -116,6 +117,7 @@ def _timing(run: RunData, result: PolicyResult, cores: int) -> list[str]:
     if total and late / total > LATE_TICK_LIMIT:
         causes.append(f"{late / total:.0%} of decode ticks came a whole period late")
     causes += _cpu(run, cores)
+    causes += _holes(run, result)
     return causes + _delays(run)
 
 
@@ -128,6 +130,16 @@ def _prefill_lateness(run: RunData) -> tuple[float, float, float]:
         sum(compute["calls"] for compute in computes),
         sum(compute["overruns"] for compute in computes),
     )
+
+
+def _holes(run: RunData, result: PolicyResult) -> list[str]:
+    """Paged memory knows no holes; where ours made contexts wait, the model is not kept."""
+    return [
+        f"{host} had room for a context {count} times, but not in one piece; "
+        "give its memory more contexts to hold, or contexts of similar lengths"
+        for host, account in run.accounts.items()
+        if (count := account.counts.get("no_hole", 0)) > NO_HOLE_LIMIT * result.completed_turns
+    ]
 
 
 def _cpu(run: RunData, cores: int) -> list[str]:

@@ -149,7 +149,7 @@ class _Host:
                 compute = self._compute(clock)
                 prefill = Prefill(config, clock, transport, compute)
                 await prefill.run()
-                account.forwards = prefill.forwards
+                account.forwards, account.counts = prefill.forwards, dict(prefill.account)
                 account.compute = msgspec.to_builtins(compute.stats)
             case DecodeConfig() as config:
                 compute = self._compute(clock)

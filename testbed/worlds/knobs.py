@@ -10,6 +10,6 @@ def knobs(experiment: Experiment, policy: str) -> dict[str, float]:
     values: dict[str, float] = {
         "read_ahead": engine.read_ahead,
         "quota_s": engine.prefill_quota_s,
-        "max_batch": engine.max_batch,
+        "max_tokens": engine.max_forward_tokens,
     }
     return {name: value for name, value in values.items() if getattr(limits, name) is not None}

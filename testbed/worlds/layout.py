@@ -16,7 +16,7 @@ from engines.config import (
     ServiceConfig,
     StorageConfig,
 )
-from engines.kv import round_up
+from engines.kv import address_space, round_up
 from engines.real.pool import KvLayout
 from engines.real.shape import DecoderShape
 from scheduler.policy import lookup
@@ -91,13 +91,16 @@ class Layout:
         return reading * experiment.engine.reads_in_flight + 2 * lanes * self._batch_turns()
 
     def _batch_turns(self) -> int:
-        """Mean turns of a lane's full forward."""
-        traits = self.policy.traits
-        if traits.quota_s is None:
-            return traits.max_batch or 1
-        hit, computed = self.means.hit_tokens, self.means.computed_tokens
-        turn_s = self._experiment.model.prefill_gpu_s(hit, computed)
-        return max(1, round(traits.quota_s / turn_s))
+        """Mean turns of a lane's full forward, as far as the node's buffers feed it."""
+        traits, mean = self.policy.traits, self.means
+        turn_s = self._experiment.model.prefill_gpu_s(mean.hit_tokens, mean.computed_tokens)
+        buffered = buffer_tokens(self._experiment) / mean.prompt_tokens
+        limits = [buffered / self._experiment.cluster.gpus_per_node]
+        if traits.quota_s is not None:
+            limits.append(traits.quota_s / turn_s)
+        if traits.max_tokens is not None:
+            limits.append(traits.max_tokens / mean.computed_tokens)
+        return max(1, round(min(limits)))
 
     def _gpu_host(self, engine: str) -> str:
         node, lane = engine.split("/")
@@ -171,8 +174,8 @@ class Layout:
         longest = round_up(self._longest, BLOCK_TOKENS)
         stage = engine.reads_in_flight * len(self._nodes) * longest
         config = StorageConfig(name, self._kv_shape, stage, engine.deadline_s)
-        inbox = len(self._nodes) * self._inbox_tokens
-        return HostPlan(config, {"stage": stage, "inbox": inbox})
+        inbox = len(self._nodes) * _addresses(self._inbox_tokens)
+        return HostPlan(config, {"stage": _addresses(stage), "inbox": inbox})
 
     @property
     def _inbox_tokens(self) -> int:
@@ -191,15 +194,15 @@ class Layout:
             reads_in_flight=experiment.engine.reads_in_flight,
             read_ahead=self.policy.traits.read_ahead,
             storages=self._storages,
-            inbox_base=self._nodes.index(node) * self._inbox_tokens,
+            inbox_base=self._nodes.index(node) * _addresses(self._inbox_tokens),
             inbox_tokens=self._inbox_tokens,
             engine_hosts=self._gpu_hosts,
             everyone=self._all_but(self._buffers[node]),
             deadline_s=experiment.engine.deadline_s,
         )
-        pools = {"dram": config.dram_tokens}
+        pools = {"dram": _addresses(config.dram_tokens)}
         if side is Side.DE:
-            pools["persist"] = PERSIST_BLOCKS * BLOCK_TOKENS
+            pools["persist"] = _addresses(PERSIST_BLOCKS * BLOCK_TOKENS)
         return HostPlan(config, pools)
 
     def _engine_host(self, host: str) -> HostPlan:
@@ -223,7 +226,7 @@ class Layout:
             client="agents",
             deadline_s=experiment.engine.deadline_s,
         )
-        return HostPlan(config, {"hbm": config.pool_tokens})
+        return HostPlan(config, {"hbm": _addresses(config.pool_tokens)})
 
     def _decode_host(self, host: str, node: str, lanes: tuple[str, ...]) -> HostPlan:
         experiment = self._experiment
@@ -241,14 +244,14 @@ class Layout:
             parked_tokens=buffer_tokens(experiment) // experiment.cluster.gpus_per_node,
             tpot_s=experiment.model.tpot_s,
             phases=max(1, PHASES * experiment.scale.token_scale // BLOCK_TOKENS),
-            persist_base=hosts.index(host) * persist,
+            persist_base=hosts.index(host) * _addresses(persist),
             persist_tokens=persist,
             kv_samples=experiment.engine.kv_samples,
             client="agents",
             scheduler="sched",
             deadline_s=experiment.engine.deadline_s,
         )
-        return HostPlan(config, {"hbm": len(lanes) * config.lane_tokens})
+        return HostPlan(config, {"hbm": len(lanes) * _addresses(config.lane_tokens)})
 
     def _group(self, node: str) -> GroupConfig:
         name = next(e.group for e in self.cluster.engines if e.node == node)
@@ -273,3 +276,7 @@ class Layout:
         """Whom a failed turn concerns: every host but the storage's, and not the one that tells."""
         hosts = [*self._buffers.values(), *dict.fromkeys(self._gpu_hosts.values())]
         return tuple(name for name in [*hosts, "sched", "agents"] if name != host)
+
+
+def _addresses(tokens: int) -> int:
+    return address_space(tokens, BLOCK_TOKENS)

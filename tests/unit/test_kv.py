@@ -1,11 +1,13 @@
 """Slots never overlap and always join again; the arithmetic of blocks."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import CapacityError
-from engines.kv import Slots, Span, blocks, round_up, storage_of
+from engines.kv import Slots, Span, address_space, blocks, round_up, storage_of
 
 BLOCK = 8
 
@@ -29,7 +31,7 @@ def test_slots_never_overlap_and_join_to_one_hole(
                 continue
             assert slot % BLOCK == 0 and slot >= 0
             end = slot + round_up(number, BLOCK)
-            assert end <= capacity
+            assert end <= address_space(capacity, BLOCK)
             assert all(end <= at or at + length <= slot for at, length in held.items())
             held[slot] = round_up(number, BLOCK)
         assert slots.free_tokens == capacity // BLOCK * BLOCK - sum(held.values())
@@ -41,14 +43,44 @@ def test_slots_never_overlap_and_join_to_one_hole(
 
 
 def test_the_first_hole_that_fits_is_taken() -> None:
-    slots = Slots(5 * BLOCK, BLOCK)
-    places = [slots.take(size) for size in (BLOCK, 2 * BLOCK, BLOCK, BLOCK)]
-    assert places == [0, 8, 24, 32]
+    slots = Slots(4 * BLOCK, BLOCK)  # of six blocks' addresses
+    places = [slots.take(size) for size in (BLOCK, 2 * BLOCK, BLOCK)]
+    assert places == [0, 8, 24]
     slots.give(0)
     slots.give(24)
-    assert slots.free_tokens == 2 * BLOCK
-    assert slots.take(2 * BLOCK) is None  # free, but not in one piece
+    assert slots.take(2 * BLOCK) == 24
+    slots.give(24)
     assert slots.take(1) == 0
+
+
+def test_free_tokens_not_in_one_piece_are_counted() -> None:
+    slots = Slots(6, 1)  # of nine tokens' addresses
+    assert [slots.take(tokens) for tokens in (2, 1)] == [0, 2]
+    slots.give(0)
+    assert [slots.take(tokens) for tokens in (1, 2, 2)] == [0, 3, 5]
+    assert slots.take(1) is None and slots.no_hole == 0  # full: no question of holes
+    slots.give(3)
+    slots.give(0)
+    assert slots.free_tokens == 3  # two, two and two addresses
+    assert slots.take(3) is None and slots.no_hole == 1
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=80), st.integers(0, 2**32))
+def test_no_more_than_the_capacity_is_out_whatever_the_addresses(
+    sizes: list[int], seed: int
+) -> None:
+    slots, random = Slots(50 * BLOCK, BLOCK), Random(seed)
+    held: list[tuple[int, int]] = []
+    for size in sizes:
+        tokens = size * BLOCK
+        room = slots.free_tokens >= tokens
+        place = slots.take(tokens)
+        assert room or place is None
+        if place is not None:
+            held.append((place, tokens))
+        elif held:
+            slots.give(held.pop(random.randrange(len(held)))[0])
+        assert sum(length for _, length in held) <= 50 * BLOCK
 
 
 def test_what_can_never_fit_is_an_error_and_what_does_not_fit_now_is_not() -> None:

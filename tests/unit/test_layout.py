@@ -14,6 +14,7 @@ from engines.config import (
     ServiceConfig,
     StorageConfig,
 )
+from engines.kv import address_space
 from scheduler.errors import SchedulerError
 from testbed.errors import InputError
 from testbed.spec import Experiment, load_experiment
@@ -67,13 +68,16 @@ def test_regions_hold_all_that_their_owner_hands_out(folded: str) -> None:
         assert all(tokens % 64 == 0 and tokens > 0 for tokens in host.pools.values())
     for host in hosts(lab, DecodeConfig):
         role = host.role
-        assert host.pools["hbm"] == len(role.lanes) * role.lane_tokens
+        assert host.pools["hbm"] == len(role.lanes) * address_space(role.lane_tokens, 64)
         region = by_name[role.buffer].pools["persist"]
-        assert role.persist_base + role.persist_tokens <= region
+        assert role.persist_base + address_space(role.persist_tokens, 64) <= region
     for host in hosts(lab, PrefillConfig):
-        assert host.pools["hbm"] == host.role.pool_tokens
+        assert host.pools["hbm"] == address_space(host.role.pool_tokens, 64)
     inbox = by_name["store0"].pools["inbox"]
-    parts = sorted((h.role.inbox_base, h.role.inbox_tokens) for h in hosts(lab, BufferConfig))
+    parts = sorted(
+        (h.role.inbox_base, address_space(h.role.inbox_tokens, 64))
+        for h in hosts(lab, BufferConfig)
+    )
     for (base, tokens), (after, _) in zip(parts, [*parts[1:], (inbox, 0)], strict=True):
         assert base + tokens <= after
 
@@ -81,7 +85,7 @@ def test_regions_hold_all_that_their_owner_hands_out(folded: str) -> None:
 def test_places_of_decode_hosts_in_their_buffers_region_do_not_overlap() -> None:
     lab = plan("cluster.folded=false", "cluster.gpus_per_node=4")
     parts = sorted(
-        (h.role.persist_base, h.role.persist_tokens)
+        (h.role.persist_base, address_space(h.role.persist_tokens, 64))
         for h in hosts(lab, DecodeConfig)
         if h.role.buffer == "de0-buf"
     )
@@ -130,7 +134,7 @@ def test_nodes_may_have_a_rate_of_their_own() -> None:
 
 
 def test_a_policy_gets_only_the_knobs_that_it_has() -> None:
-    assert set(layout(policy="basic").knobs) == {"read_ahead", "max_batch"}
+    assert set(layout(policy="basic").knobs) == {"read_ahead", "max_tokens"}
     assert set(layout().knobs) == {"quota_s"}
     changed = layout("engine.read_ahead=5", policy="basic")
     assert changed.policy.traits.read_ahead == 5
@@ -139,8 +143,11 @@ def test_a_policy_gets_only_the_knobs_that_it_has() -> None:
 
 
 def test_pipeline_of_basic_is_what_prefill_nodes_read_and_two_forwards() -> None:
-    # 10 reads in flight at one prefill node, two forwards of two turns on eight lanes.
-    assert layout(policy="basic").pipeline_turns == 10 + 2 * 8 * 2
+    # 10 reads in flight at one prefill node, two forwards on eight lanes: 8,192 tokens are 18
+    # turns, but the node's buffer feeds each lane with 15.
+    assert layout(policy="basic").pipeline_turns == 10 + 2 * 8 * 15
+    small = layout("engine.max_forward_tokens=923", policy="basic")
+    assert small.pipeline_turns == 10 + 2 * 8 * 2
     # All three nodes read; a forward's quota of 0.3 s holds five turns of 57 ms.
     assert layout().pipeline_turns == 30 + 2 * 8 * 5
 

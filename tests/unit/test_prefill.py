@@ -14,7 +14,7 @@ from scheduler.policy import Traits
 from scheduler.types import ReadExtent, Side
 
 GPU_S = 0.01  # a token
-BASIC = Traits(layerwise=False, max_batch=1)
+BASIC = Traits(layerwise=False, max_tokens=6)  # what a turn of 22 tokens and 16 hits appends
 PE_READ = ReadExtent(Side.PE, 0, 4)
 
 
@@ -145,13 +145,50 @@ def test_basic_loads_computes_and_sends_one_after_the_other() -> None:
     assert cluster.nothing_held()
 
 
+def test_a_turn_that_basic_cuts_is_loaded_and_sent_once() -> None:
+    async def test(cluster: Cluster) -> None:
+        turn = cluster.turn(1, 31, 16, 4)
+        await cluster.assign(turn, PE_READ)
+        await cluster.end_of(1)
+        assert cluster.right(turn)
+
+    cluster = with_cluster(test, Setup(traits=BASIC))
+    chunks = [jobs[0] for _, layer, jobs in cluster.computes["pe0-gpu"].prefills if layer == 0]
+    assert [(job.first, job.last) for job in chunks] == [(16, 22), (22, 28), (28, 31)]
+    assert len(times(cluster.network, Pull, 1)) == 1
+    assert len(times(cluster.network, LayerDone, 1)) == LAYERS
+    assert cluster.nothing_held()
+
+
+@pytest.mark.parametrize(("pool_tokens", "batches"), [(400, [3]), (48, [2, 1])])
+def test_what_hbm_has_no_room_for_waits_for_the_next_batch(
+    pool_tokens: int, batches: list[int]
+) -> None:
+    """Three turns of six blocks each are ready at once, one a lane."""
+
+    async def test(cluster: Cluster) -> None:
+        first = cluster.turn(4, 40, 0, 4)  # the others become ready behind it
+        turns = [cluster.turn(number, 22, 16, 4) for number in (1, 2, 3)]
+        await cluster.assign(first)
+        for lane, turn in enumerate(turns):
+            await cluster.assign(turn, PE_READ, lane=lane)
+        await cluster.end_of(1, 2, 3, 4)
+        assert all(cluster.right(turn) for turn in turns)
+
+    traits = Traits(layerwise=False)
+    cluster = with_cluster(test, Setup(traits=traits, lanes=3, pool_tokens=pool_tokens))
+    _, *forwards = cluster.prefill.forwards
+    assert [sum(lane_s > 0 for lane_s in f.lanes_s) for f in forwards] == batches
+    assert cluster.nothing_held()
+
+
 def test_layerwise_loads_the_next_turn_while_one_is_computed() -> None:
     async def test(cluster: Cluster) -> None:
         for number in (1, 2):
             await cluster.assign(cluster.turn(number, 22, 16, 4), PE_READ)
         await cluster.end_of(1, 2)
 
-    traits = Traits(layerwise=True, max_batch=1)
+    traits = Traits(layerwise=True, max_tokens=6)
     cluster = with_cluster(test, Setup(traits=traits))
     assert min(times(cluster.network, Pull, 2)) < min(times(cluster.network, LayerDone, 1))
 

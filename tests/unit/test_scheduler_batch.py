@@ -1,4 +1,4 @@
-"""Packing of a forward: the quota of GPU time, the cut, and the limit by count."""
+"""Packing of a forward: the quota of GPU time, the limit of tokens, and the cut."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,10 +48,25 @@ def test_one_token_runs_even_if_it_breaks_the_quota() -> None:
     assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(1, 1)]
 
 
-def test_by_count_the_first_requests_run_whole_whatever_they_cost() -> None:
-    candidates = [Candidate(number, 0, 10**6) for number in range(5)]
-    chunks = pack(candidates, Traits(layerwise=False, max_batch=2), kilo_tokens_a_second)
-    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(0, 10**6), (1, 10**6)]
+def test_by_tokens_the_one_that_exceeds_is_cut_whatever_it_costs() -> None:
+    candidates = [Candidate(number, 10**6, 1000) for number in range(5)]
+    chunks = pack(candidates, Traits(layerwise=False, max_tokens=2500), attention)
+    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(0, 1000), (1, 1000), (2, 500)]
+    whole = pack(candidates, Traits(layerwise=False, max_tokens=2000), attention)
+    assert [(chunk.request, chunk.tokens) for chunk in whole] == [(0, 1000), (1, 1000)]
+
+
+def test_the_tighter_of_two_limits_cuts() -> None:
+    candidates = [Candidate(1, 0, 1000)]
+    for quota_s, max_tokens, expected in ((1.0, 300, 300), (200 / 1_024, 300, 200)):
+        traits = Traits(layerwise=True, quota_s=quota_s, max_tokens=max_tokens)
+        assert [c.tokens for c in pack(candidates, traits, kilo_tokens_a_second)] == [expected]
+
+
+def test_a_prompt_of_hits_alone_has_a_chunk_of_nothing() -> None:
+    candidates = [Candidate(1, 640, 0), Candidate(2, 640, 0)]
+    chunks = pack(candidates, by_quota(0.1), kilo_tokens_a_second)
+    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(1, 0), (2, 0)]
 
 
 def test_without_limits_all_run() -> None:
