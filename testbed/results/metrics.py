@@ -124,7 +124,7 @@ def measure(
         cpu_ms_per_turn=sum(cpu.values()),
         cpu_ms_by_role=cpu,
         network_up_s=run.samples.network_up_s,
-        peak_memory_bytes=sum(host.peak_rss_bytes for host in run.accounts.values()),
+        memory_bytes=sum(host.memory_bytes for host in run.accounts.values()),
         emulated=Emulated(
             throughput / scale,
             _times(ttft, scale),

@@ -85,7 +85,7 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             (f"  {role}", [f"{r.cpu_ms_by_role.get(role, 0):.1f}" for r in results])
             for role in sorted(results[0].cpu_ms_by_role)
         ),
-        ("memory at most, GB", [f"{r.peak_memory_bytes / 1e9:.1f}" for r in results]),
+        ("memory of all hosts, GB", [f"{r.memory_bytes / 1e9:.1f}" for r in results]),
         ("network up in, s", [f"{r.network_up_s:.2f}" for r in results]),
     ]
 

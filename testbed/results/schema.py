@@ -66,7 +66,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     cpu_ms_per_turn: float
     cpu_ms_by_role: dict[str, float]
     network_up_s: float
-    peak_memory_bytes: int
+    memory_bytes: int
     emulated: Emulated
     ledger: list[PortLine]
     failures: dict[str, int]

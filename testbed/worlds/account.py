@@ -18,7 +18,7 @@ class HostAccount(msgspec.Struct):
     role: str
     run_cpu_s: float
     run_delay_s: float
-    peak_rss_bytes: int
+    memory_bytes: int
     counts: dict[str, Any] = {}
     transport: dict[str, Any] = {}
     compute: dict[str, float] = {}

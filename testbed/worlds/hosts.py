@@ -131,7 +131,7 @@ class _Host:
             account.transport = dict(transport.account())
         cpu_end_s, delay_end_s = _spent_s()
         account.run_cpu_s, account.run_delay_s = cpu_end_s - cpu_s, delay_end_s - delay_s
-        account.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        account.memory_bytes = _memory_bytes()
         write(Path(world.folder) / "accounts", account)
 
     async def _role(self, clock: Clock, transport: TcpTransport, account: HostAccount) -> None:
@@ -188,3 +188,17 @@ def _spent_s() -> tuple[float, float]:
     except OSError:
         delay_s = 0.0  # this kernel keeps no schedstat: the other signs must do
     return usage.ru_utime + usage.ru_stime, delay_s
+
+
+def _memory_bytes() -> int:
+    """The process's part of memory, pages that it shares divided by their users (PSS).
+
+    Pools are populated at the start, so the end's figure is as good as the peak's.
+    """
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )  # counts shared pages whole
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024

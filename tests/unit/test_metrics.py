@@ -172,7 +172,7 @@ def test_measure_a_run_made_by_hand() -> None:
     assert result.model_bytes == {"pe0-gpu:cnic": 55, "store0:snic": 0}
     assert result.cpu_ms_by_role["prefill"] == pytest.approx(100)
     assert result.cpu_ms_by_role["buffer"] == pytest.approx(100)
-    assert result.peak_memory_bytes == 60
+    assert result.memory_bytes == 60
     assert result.emulated.throughput_turns_per_s == 0.5
     assert result.emulated.ttft_s.mean == 9.0
 
