@@ -249,6 +249,8 @@ def test_a_lost_peer_fails_pending_writes_and_surfaces() -> None:
 
                     async def die() -> None:
                         accepted = await anyio.to_thread.run_sync(accept, listener)
+                        # The greeting is shorter than this: the write is under way.
+                        await anyio.to_thread.run_sync(accepted.recv, 1024, socket.MSG_WAITALL)
                         accepted.setsockopt(socket.SOL_SOCKET, *LINGER)
                         accepted.close()
 
