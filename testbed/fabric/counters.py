@@ -2,7 +2,7 @@
 
 import msgspec
 
-from testbed.fabric.shaping import HEADER_BYTES, ClassCounters
+from testbed.fabric.shaping import HEADER_BYTES, SEGMENT_BYTES, ClassCounters
 
 
 class LinkCounters(msgspec.Struct, frozen=True):
@@ -48,3 +48,13 @@ def read_links(text: str, ports: dict[str, tuple[str, str]]) -> dict[tuple[str, 
             sent_packets=int(values[1]),
         )
     return found
+
+
+def retransmitted_bytes(snmp: str) -> int:
+    """Payload that a namespace's TCP sent once more, at most, from /proc/net/snmp's text.
+
+    A machine that stops for a moment lets timers expire: then segments that were not lost cross
+    their links twice. The kernel counts segments; none is longer than a full one (RFC 4022).
+    """
+    names, values = (line.split()[1:] for line in snmp.splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")]) * SEGMENT_BYTES

@@ -1,11 +1,13 @@
 """From what hosts and kernel wrote down to the numbers of one policy's run."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.agents import TurnRecord
 from engines.config import DecodeConfig, PrefillConfig, ServiceConfig, StorageConfig
@@ -79,7 +81,7 @@ def measure(
     done = [turn for turn in run.turns if turn.done_s and not turn.reason]
     window = steady_window(run.turns, queue_turns)
     steady = [turn for turn in run.turns if window[0] < turn.decode_start_s <= window[1]]
-    throughput = len(steady) / (window[1] - window[0]) if window[1] > window[0] else 0.0
+    throughput = entry_rate(np.sort([turn.decode_start_s for turn in steady]), window)
     snic = _snic_payload_per_s(run, window)
     nodes = _nodes(run, window, snic)
     prefill = [shares for name, shares in nodes.items() if name.startswith("pe")]
@@ -119,6 +121,7 @@ def measure(
             for link, classes in run.samples.class_bytes.items()
             if link.endswith(">")
         },
+        retransmitted_bytes=sum(host.retransmitted_bytes for host in run.accounts.values()),
         bound=limit([_load(turn) for turn in steady or run.turns]),
         persisted_then_hit_blocks=sum(turn.own_hit_blocks for turn in done),
         cpu_ms_per_turn=sum(cpu.values()),
@@ -153,24 +156,40 @@ def spread(values: Sequence[float]) -> Spread:
 def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float, float]:
     """From the cluster's fill until the queue first runs dry, in target seconds.
 
-    It is full a mean decode after `queue_turns` turns have entered it: by then as many contexts
-    leave decode as enter, and memories hold what they will hold. The queue is dry when no more
-    turns wait for their decode than the pipeline itself holds. A run too short for that counts as
-    a whole.
+    It is full when as many turns have entered decode as the pipeline holds before it, and as many
+    again as decode itself holds (Little's law): from then on as many contexts leave as enter, and
+    memories hold what they will hold. The queue is dry when no more turns wait for their decode
+    than the pipeline itself holds. A run too short for a steady state counts as a whole.
     """
     starts = np.sort([turn.decode_start_s for turn in turns if turn.decode_start_s])
     submits = np.sort([turn.submitted_s for turn in turns])
     if len(starts) == 0:
         return 0.0, 0.0
-    decodes = [turn.done_s - turn.decode_start_s for turn in turns if turn.done_s]
-    fill_s = float(starts[min(queue_turns, len(starts) - 1)])
-    begin_s = fill_s + float(np.mean(decodes or [0.0]))
+    last = len(starts) - 1
+    filled = min(queue_turns, last)
     waiting = np.searchsorted(submits, starts, side="right") - np.arange(1, len(starts) + 1)
-    dry = np.flatnonzero((waiting <= queue_turns) & (starts > fill_s))
-    end_s = float(starts[dry[0]]) if len(dry) else float(starts[-1])
+    dry = np.flatnonzero((waiting <= queue_turns) & (starts > starts[filled]))
+    end = int(dry[0]) if len(dry) else last
+    between_s = float(starts[end] - starts[filled])
+    decodes = [turn.done_s - turn.decode_start_s for turn in turns if turn.done_s]
+    decoding = (end - filled) / between_s * float(np.mean(decodes or [0.0])) if between_s else 0.0
+    begin_s = float(starts[min(filled + math.ceil(decoding), last)])
+    end_s = float(starts[end])
     if end_s - begin_s < SHORTEST_WINDOW_S:
         return 0.0, float(starts[-1])
     return begin_s, end_s
+
+
+def entry_rate(starts: NDArray[np.float64], window: tuple[float, float]) -> float:
+    """Turns per second that enter decode, from sorted entries within a window.
+
+    The slope of the line through the entries: they come in clumps, one a forward, and a count
+    between two edges is wrong by up to a clump, which is some percent of a short run.
+    """
+    length_s = window[1] - window[0]
+    if window[0] == 0 or len(starts) < 2 or starts[0] == starts[-1]:
+        return len(starts) / length_s if length_s > 0 else 0.0
+    return float(np.polyfit(starts - starts[0], np.arange(len(starts)), 1)[0])
 
 
 def job_times_s(done: Sequence[TurnRecord]) -> list[float]:

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
 
-BAR_CELLS = 24
+BAR_CELLS, FEWEST_CELLS = 24, 6
+LABEL_COLUMNS = 32  # of a node's name, its bars' labels, and the frame
+PERCENT_COLUMNS = 7  # behind a bar, with the space to the next
 EIGHTHS = " ▏▎▍▌▋▊▉"
 ROWS = (
     ("storage NIC", "snic", "cyan"),
@@ -19,15 +21,21 @@ ROWS = (
 )
 
 
-def bar(share: float, style: str) -> Text:
+def bar_cells(columns: int, policies: int) -> int:
+    """How long bars can be, so that those of all policies stand side by side."""
+    fitting = (columns - LABEL_COLUMNS) // policies - PERCENT_COLUMNS
+    return max(FEWEST_CELLS, min(BAR_CELLS, fitting))
+
+
+def bar(share: float, style: str, cells: int = BAR_CELLS) -> Text:
     """A share of 1 as a bar of fixed length, with its percentage."""
-    eighths = round(min(max(share, 0.0), 1.0) * BAR_CELLS * 8)
+    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
     full, rest = divmod(eighths, 8)
-    cells = "█" * full + (EIGHTHS[rest] if rest else "")
-    return Text.assemble((cells.ljust(BAR_CELLS, "·"), style), f" {share:4.0%}")
+    drawn = "█" * full + (EIGHTHS[rest] if rest else "")
+    return Text.assemble((drawn.ljust(cells, "·"), style), f" {share:4.0%}")
 
 
-def nodes_table(policies: dict[str, PolicyResult]) -> Table:
+def nodes_table(policies: dict[str, PolicyResult], cells: int) -> Table:
     """Per node a bar for storage NIC, GPU and GPU waiting for KV; a column a policy."""
     table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.add_column("node")
@@ -39,7 +47,9 @@ def nodes_table(policies: dict[str, PolicyResult]) -> Table:
             if field == ("gpu_waiting_for_kv" if node.startswith("de") else "hbm_held"):
                 continue
             shares = [_share(result.nodes[node], field) for result in policies.values()]
-            table.add_row(node if index == 0 else "", label, *(bar(s, style) for s in shares))
+            table.add_row(
+                node if index == 0 else "", label, *(bar(s, style, cells) for s in shares)
+            )
     return table
 
 
@@ -104,8 +114,8 @@ def verdict_text(verdict: Verdict) -> Text:
     return text
 
 
-def render(comparison: Comparison) -> RenderableType:
-    """The whole picture of a run or comparison."""
+def render(comparison: Comparison, columns: int) -> RenderableType:
+    """The whole picture of a run or comparison, for a terminal of so many columns."""
     title = (
         f"{comparison.experiment} · seed {comparison.seed} · "
         f"1 s of the cluster = {comparison.time_scale:g} s here · "
@@ -113,7 +123,7 @@ def render(comparison: Comparison) -> RenderableType:
     )
     return Panel(
         Group(
-            nodes_table(comparison.policies),
+            nodes_table(comparison.policies, bar_cells(columns, len(comparison.policies))),
             Text(),
             numbers_table(comparison.policies, comparison.speedup),
             Text(),
@@ -127,4 +137,4 @@ def render(comparison: Comparison) -> RenderableType:
 
 def show(comparison: Comparison, console: Console) -> None:
     """Print the picture."""
-    console.print(render(comparison))
+    console.print(render(comparison, console.width))

@@ -39,7 +39,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     `tokens_checked` and `tokens_equal` are counts; `window_s` is the steady window, in target
     seconds from the start; `persisted_then_hit_blocks` are hits on blocks that this run wrote.
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
-    in the class of collectives.
+    in the class of collectives, `retransmitted_bytes` what all hosts sent once more, at most.
     """
 
     completed_turns: int
@@ -61,6 +61,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     nodes: dict[str, NodeShares]
     bytes: dict[str, int]
     model_bytes: dict[str, int]
+    retransmitted_bytes: int
     bound: Bound
     persisted_then_hit_blocks: int
     cpu_ms_per_turn: float

@@ -12,13 +12,15 @@ from engines.service import Decided
 
 class HostAccount(msgspec.Struct):
     """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time
-    since then in which it was runnable and had no CPU (schedstat), both real."""
+    since then in which it was runnable and had no CPU (schedstat), both real.
+    `retransmitted_bytes` is what its kernel sent once more, at most."""
 
     host: str
     role: str
     run_cpu_s: float
     run_delay_s: float
     memory_bytes: int
+    retransmitted_bytes: int = 0
     counts: dict[str, Any] = {}
     transport: dict[str, Any] = {}
     compute: dict[str, float] = {}

@@ -38,6 +38,7 @@ from engines.service import Service
 from engines.storage import Storage
 from scheduler.policy import lookup
 from scheduler.scheduler import Scheduler
+from testbed.fabric.counters import retransmitted_bytes
 from testbed.worlds.account import HostAccount, write
 from testbed.worlds.plan import HostPlan, HostStart, TruthStart, WorldPlan
 from testbed.worlds.truth import check
@@ -132,6 +133,7 @@ class _Host:
         cpu_end_s, delay_end_s = _spent_s()
         account.run_cpu_s, account.run_delay_s = cpu_end_s - cpu_s, delay_end_s - delay_s
         account.memory_bytes = _memory_bytes()
+        account.retransmitted_bytes = retransmitted_bytes(Path("/proc/self/net/snmp").read_text())
         write(Path(world.folder) / "accounts", account)
 
     async def _role(self, clock: Clock, transport: TcpTransport, account: HostAccount) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,15 @@ from scheduler.types import Decision, ReadExtent, Request, Side
 from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import metrics
-from testbed.results.metrics import RunData, job_times_s, measure, path_share, spread, steady_window
+from testbed.results.metrics import (
+    RunData,
+    entry_rate,
+    job_times_s,
+    measure,
+    path_share,
+    spread,
+    steady_window,
+)
 from testbed.spec import load_experiment
 from testbed.workload import build_workload
 from testbed.worlds.account import HostAccount, TurnTruth
@@ -74,7 +83,23 @@ def test_a_window_never_ends_before_it_begins(spans: list[tuple[float, float]], 
 
 def test_the_window_waits_until_as_many_contexts_leave_decode_as_enter_it() -> None:
     turns = [turn(n, 0.0, float(n), n + 6.5) for n in range(1, 21)]
-    assert steady_window(turns, 2) == (3.0 + 6.5, 18.0)
+    assert steady_window(turns, 2) == (3.0 + 7.0, 18.0)
+
+
+@pytest.mark.parametrize("ahead", range(10))
+def test_turns_that_enter_in_clumps_are_counted_without_bias(ahead: int) -> None:
+    # Ten turns at each full second, wherever in a clump the pipeline happens to be full or dry.
+    turns = [turn(n, 0.0, n // 10 + n % 10 * 1e-3, n // 10 + 2.25) for n in range(10, 410)]
+    begin_s, end_s = steady_window(turns, 20 + ahead)
+    starts = np.array([record.decode_start_s for record in turns])
+    inside = starts[(starts > begin_s) & (starts <= end_s)]
+    assert entry_rate(inside, (begin_s, end_s)) == pytest.approx(10, rel=0.005)
+
+
+def test_entries_of_a_run_too_short_are_counted() -> None:
+    assert entry_rate(np.array([1.0, 1.5, 2.0]), (0.0, 2.0)) == 1.5
+    assert entry_rate(np.array([3.0, 3.0]), (1.0, 3.0)) == 1.0
+    assert entry_rate(np.array([]), (0.0, 0.0)) == 0.0
 
 
 def test_spread() -> None:
@@ -128,7 +153,7 @@ def run_data() -> RunData:
         "de0-gpu": HostAccount(
             "de0-gpu", "DecodeConfig", 1.2, 0.0, 10, counts={"ticks": 100, "late_ticks": 2}
         ),
-        "pe0-buf": HostAccount("pe0-buf", "BufferConfig", 0.3, 0.0, 10),
+        "pe0-buf": HostAccount("pe0-buf", "BufferConfig", 0.3, 0.0, 10, 3000),
         "de0-buf": HostAccount("de0-buf", "BufferConfig", 0.5, 0.0, 10),
     }  # fmt: skip
     samples = [
@@ -160,7 +185,7 @@ def test_measure_a_run_made_by_hand() -> None:
     result = measure(run_data(), lambda _: BOUND, 1)
     # Decodes start at 1 to 8 s and last three; the seventh leaves one in line.
     assert result.window_s == (5.0, 7.0)
-    assert result.throughput_turns_per_s == 1.0
+    assert result.throughput_turns_per_s == pytest.approx(1.0)
     assert (result.completed_turns, result.failed_turns) == (8, 0)
     assert (result.tokens_checked, result.tokens_equal) == (80, 80)
     assert (result.kv_checked, result.kv_equal) == (2, 2)
@@ -173,7 +198,8 @@ def test_measure_a_run_made_by_hand() -> None:
     assert result.cpu_ms_by_role["prefill"] == pytest.approx(100)
     assert result.cpu_ms_by_role["buffer"] == pytest.approx(100)
     assert result.memory_bytes == 60
-    assert result.emulated.throughput_turns_per_s == 0.5
+    assert result.retransmitted_bytes == 3000
+    assert result.emulated.throughput_turns_per_s == pytest.approx(0.5)
     assert result.emulated.ttft_s.mean == 9.0
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from test_metrics import BOUND, run_data
 
 from testbed.results.metrics import measure
-from testbed.results.picture import BAR_CELLS, bar, show, verdict_text
+from testbed.results.picture import BAR_CELLS, bar, bar_cells, show, verdict_text
 from testbed.results.schema import Comparison, Verdict
 
 
@@ -28,10 +28,23 @@ def comparison(verdict: Verdict | None = None) -> Comparison:
     )
 
 
-def shown(found: Comparison) -> str:
+def shown(found: Comparison, columns: int = 140) -> str:
     out = io.StringIO()
-    show(found, Console(file=out, width=140, color_system=None))
+    show(found, Console(file=out, width=columns, color_system=None))
     return out.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_two_policies_fit_side_by_side(columns: int) -> None:
+    lines = shown(comparison(), columns).splitlines()
+    assert "…" not in "".join(lines)
+    bars = [line for line in lines if "storage NIC" in line]
+    assert len(bars) == 2 and all(line.count("%") == 2 for line in bars)
+
+
+def test_bars_shrink_no_further_than_can_be_read() -> None:
+    assert bar_cells(200, 1) == bar_cells(100, 2) == BAR_CELLS
+    assert bar_cells(40, 3) == 6
 
 
 @pytest.mark.parametrize(("share", "full", "percent"), [

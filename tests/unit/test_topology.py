@@ -10,7 +10,7 @@ import pytest
 
 from testbed.errors import InputError
 from testbed.fabric.addresses import NETWORKS, plan_addresses
-from testbed.fabric.counters import read_links
+from testbed.fabric.counters import read_links, retransmitted_bytes
 from testbed.fabric.rates import data_links, link_rates
 from testbed.fabric.shaping import burst_bytes, kv_queue_bytes, wire_bps
 from topologies.dualpath import DualPathTopo, topos
@@ -136,3 +136,11 @@ def test_mininet_imports_where_python_has_no_distutils() -> None:
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], check=True, env=env)
+
+
+def test_retransmitted_segments_are_counted_whole() -> None:
+    text = (
+        "Ip: Forwarding DefaultTTL\nIp: 1 64\n"
+        "Tcp: RtoAlgorithm InSegs OutSegs RetransSegs InErrs\nTcp: 1 100 90 3 0\n"
+    )
+    assert retransmitted_bytes(text) == 3 * 1448

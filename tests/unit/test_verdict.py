@@ -48,19 +48,22 @@ def test_a_wrong_result_fails_the_run(changes: dict[str, object], words: str) ->
     assert words in cause
 
 
-@pytest.mark.parametrize(("expected", "counted", "fails"), [
-    (10**8, 10**8 + 10**6, False),
-    (10**8, 10**8 + 10**6 + 1, True),
-    (10**8, 10**8 - 10**6 - 1, True),
-    (0, 8 * 4096, False),  # frames and acknowledgements of eight turns
-    (0, 8 * 4096 + 1, True),
+@pytest.mark.parametrize(("expected", "counted", "again", "fails"), [
+    (10**8, 10**8 + 10**6, 0, False),
+    (10**8, 10**8 + 10**6 + 1, 0, True),
+    (10**8, 10**8 - 10**6 - 1, 0, True),
+    (0, 8 * 4096, 0, False),  # frames and acknowledgements of eight turns
+    (0, 8 * 4096 + 1, 0, True),
+    (10**8, 10**8 + 10**6 + 1448, 1448, False),  # a segment that crossed the port twice
+    (10**8, 10**8 - 10**6 - 1, 1448, True),
 ])  # fmt: skip
 def test_a_port_that_carried_something_else_fails_the_run(
-    expected: int, counted: int, fails: bool
+    expected: int, counted: int, again: int, fails: bool
 ) -> None:
     run, result = sound()
     lines = [PortLine("x:cnic:rx", expected, counted)]
-    found = judged(run, msgspec.structs.replace(result, ledger=lines))
+    result = msgspec.structs.replace(result, ledger=lines, retransmitted_bytes=again)
+    found = judged(run, result)
     assert (found.functional == "failed") is fails
     assert all("x:cnic:rx" in cause for cause in found.causes)
 
