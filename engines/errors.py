@@ -33,3 +33,7 @@ class CapacityError(EngineError):
 
 class ComputeError(EngineError):
     """The decoder failed its self-check or was handed work that it cannot do."""
+
+
+class VirtualDeadlock(EngineError):
+    """In virtual time nothing is left that could ever happen, and work is."""

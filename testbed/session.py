@@ -11,15 +11,21 @@ from scheduler.errors import SchedulerError
 from scheduler.policy import lookup
 from testbed.bound import bound, reads_of
 from testbed.errors import InputError, RunFailed
-from testbed.results.metrics import measure
+from testbed.results.events import write_events
+from testbed.results.metrics import RunData, measure
 from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import join, judge
 from testbed.spec import Experiment
 from testbed.workload import Workload
-from testbed.worlds import emulated
+from testbed.worlds import emulated, virtual
 from testbed.worlds.layout import Layout
+from testbed.worlds.plan import LabPlan
 
 Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, turns planned
+World = Callable[[LabPlan, Callable[[str, int, int], None]], RunData]
+
+EMULATED, VIRTUAL = "emulated", "virtual"
+WORLDS: dict[str, World] = {EMULATED: emulated.run, VIRTUAL: virtual.run}
 
 
 def cache_folder() -> Path:
@@ -60,6 +66,7 @@ def play(
     policies: Sequence[str],
     root: Path,
     progress: Progress,
+    world: str = EMULATED,
 ) -> Comparison:
     """Run every policy, one after the other, and compare each with the first."""
     layouts = {policy: _layout(experiment, workload, policy) for policy in policies}
@@ -69,10 +76,13 @@ def play(
     verdicts: dict[str, Verdict] = {}
     for policy, make in layouts.items():
         layout = make(folder / policy)
-        results[policy], verdicts[policy] = _play_one(experiment, workload, layout, progress)
+        results[policy], verdicts[policy] = _play_one(
+            experiment, workload, layout, progress, WORLDS[world]
+        )
     first = results[policies[0]].throughput_turns_per_s
     comparison = Comparison(
         experiment=name,
+        world=world,
         seed=experiment.seed,
         time_scale=experiment.scale.time_scale,
         token_scale=experiment.scale.token_scale,
@@ -95,17 +105,19 @@ def _layout(experiment: Experiment, workload: Workload, policy: str) -> Callable
 
 
 def _play_one(
-    experiment: Experiment, workload: Workload, layout: Layout, progress: Progress
+    experiment: Experiment, workload: Workload, layout: Layout, progress: Progress, world: World
 ) -> tuple[PolicyResult, Verdict]:
     policy = layout.policy_name
     plan = layout.plan(run_id=int.from_bytes(os.urandom(4), "big"))
     folder = Path(plan.world.folder)
+    folder.mkdir(parents=True)
     try:
-        run = emulated.run(plan, lambda phase, done, all_: progress(policy, phase, done, all_))
+        run = world(plan, lambda phase, done, all_: progress(policy, phase, done, all_))
     except RunFailed as error:
         raise RunFailed(f"policy {policy}: {error}") from error
     finally:
         shutil.rmtree(folder / "store", ignore_errors=True)
+    write_events(run, folder / "events.jsonl")
     result = measure(
         run,
         lambda turns: bound(experiment, turns, reads_of(policy), len(workload.agents)),

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.errors import ComputeError
-from engines.real.pool import KvLayout, KvPool
-from engines.real.shape import DecoderShape
+from engines.layout import DecoderShape, KvLayout
+from engines.real.pool import KvPool
 
 TILE_ROWS = 8
 ARITHMETIC_VERSION = 1

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from engines.errors import KvMissing, StoreError
 from engines.kv import Extent, Span
+from engines.layout import KvLayout
 from engines.real.digests import DIGEST_BYTES
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.segments import Bytes, Place, Segments
 
 SEGMENT_BYTES: Final = 64 << 20

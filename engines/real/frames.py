@@ -8,8 +8,8 @@ import msgspec
 
 from engines.errors import TransferError
 from engines.kv import Span
+from engines.layout import KvLayout
 from engines.messages import Message
-from engines.real.pool import KvLayout
 from engines.seams.transport import TrafficClass
 
 MAGIC: Final = b"DPKV"

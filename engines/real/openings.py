@@ -16,8 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from engines.errors import KvDigestMismatch, KvMissing
+from engines.layout import FLOAT_BYTES, KvLayout
 from engines.real.decoder import Decoder, Rows, Windows
-from engines.real.pool import FLOAT_BYTES, KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.tokens import LAYOUT_VERSION, Author, decode
 
 SUFFIX = ".kv"

@@ -7,48 +7,14 @@ token, which stands for `token_scale` real ones.
 
 import mmap
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import TransferError
 from engines.kv import Span
+from engines.layout import FLOAT_BYTES, KvLayout
 
-FLOAT_BYTES = 4
 Index = NDArray[np.intp]
-
-
-class KvLayout(msgspec.Struct, frozen=True):
-    """How tokens become rows, and rows bytes; `width` is float32 values a row and layer."""
-
-    token_scale: int
-    block_tokens: int
-    layers: int
-    width: int
-
-    @property
-    def rows_per_block(self) -> int:
-        """Emulated tokens in one block."""
-        return self.block_tokens // self.token_scale
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one emulated token in all layers (k' of the scaling law)."""
-        return self.layers * self.width * FLOAT_BYTES
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one Full Block."""
-        return self.row_bytes * self.rows_per_block
-
-    def rows(self, tokens: int) -> int:
-        """Emulated position of a real one: real positions are authoritative."""
-        return tokens // self.token_scale
-
-    def span_bytes(self, span: Span) -> int:
-        """What a span weighs in a pool and on the wire."""
-        rows = self.rows(span.last) - self.rows(span.first)
-        return rows * (span.layer_last - span.layer_first) * self.width * FLOAT_BYTES
 
 
 class KvPool:

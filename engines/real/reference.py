@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from engines.errors import ComputeError
 from engines.kv import Span, round_up
+from engines.layout import KvLayout
 from engines.real.compute import fingerprint
 from engines.real.decoder import Decoder, Rows, Windows
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.tokens import ID_BYTES, Author, decode
 
 HELD_OPENINGS = 64

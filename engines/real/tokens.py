@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from engines.errors import TransferError
-from engines.real.pool import KvLayout
+from engines.layout import KvLayout
 
 ID_BYTES = 2
 LAYOUT_VERSION = 1

@@ -17,6 +17,7 @@ def command(
     experiment: Path,
     seed: int | None,
     time_scale: float | None,
+    world: str,
     workload: str | None,
     settings: tuple[str, ...],
     require: str,
@@ -25,6 +26,6 @@ def command(
     policies: str,
 ) -> int:
     """Play EXPERIMENT under each policy and say who wins, by how much, and why."""
-    spec, plan = load(experiment, seed, time_scale, workload, settings)
+    spec, plan = load(experiment, seed, time_scale, workload, settings, world)
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    return play_and_tell(experiment, spec, plan, names, runs, require, as_json)
+    return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world)

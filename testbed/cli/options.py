@@ -11,11 +11,12 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from testbed.errors import InputError
 from testbed.facts import facts, text
 from testbed.results.picture import show
 from testbed.results.schema import Comparison
 from testbed.results.verdict import FAILED, INCONCLUSIVE
-from testbed.session import play, require_policies
+from testbed.session import EMULATED, VIRTUAL, WORLDS, play, require_policies
 from testbed.spec import Experiment, load_experiment
 from testbed.workload import Workload, build_workload
 
@@ -31,6 +32,10 @@ def experiment_options(require: str) -> Callable[[Callable[..., Any]], Callable[
                 click.argument("experiment", type=click.Path(path_type=Path)),
                 click.option("--seed", type=int, help="Seed of workload and weights."),
                 click.option("--time-scale", type=float, help="Real seconds a target second."),
+                click.option(
+                    "--world", type=click.Choice(list(WORLDS)), default=EMULATED,
+                    show_default=True, help="Namespaces and torch, or a virtual clock.",
+                ),
                 click.option("--workload", help="Kind of workload: fixed or weka."),
                 click.option(
                     "--set", "settings", multiple=True, metavar="KEY=VALUE",
@@ -59,9 +64,14 @@ def load(
     time_scale: float | None,
     workload: str | None,
     settings: tuple[str, ...],
+    world: str = EMULATED,
 ) -> tuple[Experiment, Workload]:
     """The experiment as asked for, and its workload; InputError before anything is created."""
     overrides = list(settings)
+    if world == VIRTUAL:
+        if time_scale is not None:
+            raise InputError("--time-scale says nothing in the virtual world; leave it out")
+        time_scale = 1.0
     if seed is not None:
         overrides.append(f"seed={seed}")
     if time_scale is not None:
@@ -80,6 +90,7 @@ def play_and_tell(
     runs: Path,
     require: str,
     as_json: bool,
+    world: str = EMULATED,
 ) -> int:
     """Play, print, and return the exit code that the verdict asks for."""
     require_policies(policies)
@@ -103,7 +114,7 @@ def play_and_tell(
             if planned:
                 bars.update(tasks[policy], completed=done, total=planned)
 
-        comparison = play(experiment, path.stem, workload, policies, runs, progress)
+        comparison = play(experiment, path.stem, workload, policies, runs, progress, world)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
     else:

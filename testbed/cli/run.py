@@ -14,6 +14,7 @@ def command(
     experiment: Path,
     seed: int | None,
     time_scale: float | None,
+    world: str,
     workload: str | None,
     settings: tuple[str, ...],
     require: str,
@@ -22,5 +23,5 @@ def command(
     policy: str,
 ) -> int:
     """Play EXPERIMENT under one policy and check every token of it."""
-    spec, plan = load(experiment, seed, time_scale, workload, settings)
-    return play_and_tell(experiment, spec, plan, [policy], runs, require, as_json)
+    spec, plan = load(experiment, seed, time_scale, workload, settings, world)
+    return play_and_tell(experiment, spec, plan, [policy], runs, require, as_json, world)

@@ -13,7 +13,7 @@ from testbed.fabric.addresses import NicAddress, plan_addresses
 from testbed.fabric.counters import LinkClasses, LinkCounters, read_links
 from testbed.fabric.namespaces import require_private
 from testbed.fabric.nodes import NamespaceHost, NetlinkIntf, Plan, VethLink, build_net
-from testbed.fabric.rates import LinkRates, data_links
+from testbed.fabric.rates import LinkRates
 from testbed.fabric.shaping import CLASS_NAMES, ClassCounters, read_class, reshape, shape
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Fabric:
         self._payload_bps = dict(rates.payload_bps)
         self._links: dict[LinkId, VethLink] = {}
         self._sockets: dict[str, netlink.Rtnetlink] = {}
-        unknown = self._payload_bps.keys() - set(data_links(topo))
+        unknown = self._payload_bps.keys() - set(_data_links(topo))
         if unknown:
             raise InputError(f"rates name links that the topology lacks: {sorted(unknown)}")
 
@@ -182,3 +182,14 @@ class Fabric:
 def _raise_open_files_limit() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _data_links(topo: "Topo") -> list[LinkId]:
+    """Every link that carries KV; the owner of an uplink is its node."""
+    found = []
+    for owner, _, info in topo.links(withInfo=True):
+        if info["nic"] == "uplink":
+            found.append((info["intfName1"].removesuffix("-uplink"), "uplink"))
+        elif info["network"] != "mgmt":
+            found.append((owner, info["nic"]))
+    return found

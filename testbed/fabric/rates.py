@@ -1,14 +1,11 @@
 """Payload rates of a topology's data links."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from testbed.errors import InputError
-
-if TYPE_CHECKING:
-    from mininet.topo import Topo
+from topologies.shape import ClusterShape
 
 MIN_BPS = 100_000.0  # below, one frame takes over 0.1 s and no timing means anything
 
@@ -19,19 +16,8 @@ class LinkRates(msgspec.Struct, frozen=True):
     payload_bps: dict[tuple[str, str], float | None]
 
 
-def data_links(topo: "Topo") -> list[tuple[str, str]]:
-    """(owner, nic) of every link that carries KV; the owner of an uplink is its node."""
-    found = []
-    for owner, _, info in topo.links(sort=True, withInfo=True):
-        if info["nic"] == "uplink":
-            found.append((info["intfName1"].removesuffix("-uplink"), "uplink"))
-        elif info["network"] != "mgmt":
-            found.append((owner, info["nic"]))
-    return found
-
-
 def link_rates(
-    topo: "Topo",
+    shape: ClusterShape,
     *,
     snic_bps: float | None,
     cnic_bps: float | None,
@@ -46,10 +32,9 @@ def link_rates(
     is that of each storage host. Raises InputError for an unknown link or a rate below 100 kbit/s.
     """
     by_nic = {"snic": snic_bps, "cnic": cnic_bps, "pcie": pcie_bps, "uplink": uplink_bps}
-    stores = set(getattr(topo, "storage", ()))
     rates = {
-        (owner, nic): storage_bps if owner in stores else by_nic[nic]
-        for owner, nic in data_links(topo)
+        (owner, nic): storage_bps if owner in shape.storage else by_nic[nic]
+        for owner, nic in shape.data_links()
     }
     for link, bps in (overrides or {}).items():
         if link not in rates:

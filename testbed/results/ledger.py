@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from engines.real.pool import KvLayout
+from engines.layout import KvLayout
 from scheduler.types import Decision, Request, Side
 
 STORAGE = "storage"  # all storage hosts together

@@ -28,12 +28,17 @@ MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/s
 
 
 class RunData(msgspec.Struct):
-    """Everything that a run left in its folder."""
+    """Everything that a run left.
+
+    In the virtual world `wall_s` is what `virtual_s` target seconds took; elsewhere both are 0.
+    """
 
     plan: LabPlan
     accounts: dict[str, HostAccount]
     samples: Samples
     truths: list[TurnTruth]
+    wall_s: float = 0.0
+    virtual_s: float = 0.0
 
     @property
     def turns(self) -> list[TurnRecord]:
@@ -127,6 +132,8 @@ def measure(
         cpu_ms_per_turn=sum(cpu.values()),
         cpu_ms_by_role=cpu,
         network_up_s=run.samples.network_up_s,
+        virtual_s_per_wall_s=run.virtual_s / run.wall_s if run.wall_s else 0.0,
+        turns_per_wall_s=len(done) / run.wall_s if run.wall_s else 0.0,
         memory_bytes=sum(host.memory_bytes for host in run.accounts.values()),
         emulated=Emulated(
             throughput / scale,

@@ -117,8 +117,7 @@ def verdict_text(verdict: Verdict) -> Text:
 def render(comparison: Comparison, columns: int) -> RenderableType:
     """The whole picture of a run or comparison, for a terminal of so many columns."""
     title = (
-        f"{comparison.experiment} · seed {comparison.seed} · "
-        f"1 s of the cluster = {comparison.time_scale:g} s here · "
+        f"{comparison.experiment} · seed {comparison.seed} · {_pace(comparison)} · "
         f"1 emulated token = {comparison.token_scale} tokens"
     )
     return Panel(
@@ -133,6 +132,13 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
         title=title,
         title_align="left",
     )
+
+
+def _pace(comparison: Comparison) -> str:
+    if comparison.world == "virtual":
+        paces = [result.virtual_s_per_wall_s for result in comparison.policies.values()]
+        return f"virtual, {min(paces):.1f} s of the cluster in 1 s here"
+    return f"1 s of the cluster = {comparison.time_scale:g} s here"
 
 
 def show(comparison: Comparison, console: Console) -> None:

@@ -40,6 +40,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     seconds from the start; `persisted_then_hit_blocks` are hits on blocks that this run wrote.
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
     in the class of collectives, `retransmitted_bytes` what all hosts sent once more, at most.
+    The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere.
     """
 
     completed_turns: int
@@ -67,6 +68,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     cpu_ms_per_turn: float
     cpu_ms_by_role: dict[str, float]
     network_up_s: float
+    virtual_s_per_wall_s: float
+    turns_per_wall_s: float
     memory_bytes: int
     emulated: Emulated
     ledger: list[PortLine]
@@ -85,6 +88,7 @@ class Comparison(msgspec.Struct, frozen=True):
     """What `compare --json` prints; `speedup` is each policy's throughput over the first's."""
 
     experiment: str
+    world: str
     seed: int
     time_scale: float
     token_scale: int

@@ -127,7 +127,7 @@ def _timing(run: RunData, result: PolicyResult, cores: int) -> list[str]:
 
 def _prefill_lateness(run: RunData) -> tuple[float, float, float]:
     computes: Sequence[dict[str, float]] = [
-        account.compute for account in run.accounts.values() if account.forwards
+        account.compute for account in run.accounts.values() if account.forwards and account.compute
     ]
     return (
         max((compute["lateness_s"] for compute in computes), default=0.0),

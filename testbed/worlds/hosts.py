@@ -11,18 +11,9 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from engines.agents import OPENING_CHAINS, Agents, AgentsConfig
-from engines.buffer import Buffer
-from engines.config import (
-    BufferConfig,
-    DecodeConfig,
-    PrefillConfig,
-    ServiceConfig,
-    StorageConfig,
-)
-from engines.decode import Decode
+from engines.agents import OPENING_CHAINS
+from engines.config import DecodeConfig, PrefillConfig, StorageConfig
 from engines.kv import storage_of
-from engines.prefill import Prefill
 from engines.real.clock import RealClock
 from engines.real.compute import TorchCompute
 from engines.real.decoder import Decoder, checked_decoder
@@ -34,13 +25,10 @@ from engines.real.routes import TcpConfig
 from engines.real.tcp import TcpTransport
 from engines.real.tokens import Author, PrefixKeys
 from engines.seams.clock import Clock
-from engines.service import Service
-from engines.storage import Storage
-from scheduler.policy import lookup
-from scheduler.scheduler import Scheduler
 from testbed.fabric.counters import retransmitted_bytes
 from testbed.worlds.account import HostAccount, write
 from testbed.worlds.plan import HostPlan, HostStart, TruthStart, WorldPlan
+from testbed.worlds.roles import Sides, play_role
 from testbed.worlds.truth import check
 
 READY, GO_BYTES = b"R", 8
@@ -127,8 +115,11 @@ class _Host:
         async with TcpTransport(config, clock, keys) as transport:
             for pool in self._pools.values():
                 transport.register(pool)
-            await self._role(clock, transport, account)
+            sides = self._sides(clock, transport)
+            await play_role(role, sides, account)
             transport.quiesce()
+            if isinstance(sides.compute, TorchCompute):
+                account.compute = msgspec.to_builtins(sides.compute.stats)
             account.transport = dict(transport.account())
         cpu_end_s, delay_end_s = _spent_s()
         account.run_cpu_s, account.run_delay_s = cpu_end_s - cpu_s, delay_end_s - delay_s
@@ -136,43 +127,21 @@ class _Host:
         account.retransmitted_bytes = retransmitted_bytes(Path("/proc/self/net/snmp").read_text())
         write(Path(world.folder) / "accounts", account)
 
-    async def _role(self, clock: Clock, transport: TcpTransport, account: HostAccount) -> None:
-        match self._plan.role:
-            case StorageConfig() as config:
-                assert self._store is not None
-                storage = Storage(config, clock, transport, self._store)
-                await storage.run()
-                account.counts = dict(storage.account)
-            case BufferConfig() as config:
-                buffer = Buffer(config, clock, transport)
-                await buffer.run()
-                account.counts = dict(buffer.account)
-            case PrefillConfig() as config:
-                compute = self._compute(clock)
-                prefill = Prefill(config, clock, transport, compute)
-                await prefill.run()
-                account.forwards, account.counts = prefill.forwards, dict(prefill.account)
-                account.compute = msgspec.to_builtins(compute.stats)
-            case DecodeConfig() as config:
-                compute = self._compute(clock)
-                decode = Decode(config, clock, transport, compute)
-                await decode.run()
-                account.counts = dict(decode.account)
-                account.compute = msgspec.to_builtins(compute.stats)
-            case ServiceConfig() as config:
-                policy = lookup(config.policy, **self._world.policy_knobs)
-                service = Service(config, clock, transport, Scheduler(config.cluster, policy))
-                await service.run()
-                account.decided, account.counts = service.decided, dict(service.ended)
-            case AgentsConfig() as config:
-                world = self._world
-                author = Author(world.author_seed, world.shape.vocabulary, world.layout)
-                agents = Agents(config, clock, transport, author, self._progress())
-                await agents.run()
-                account.turns = list(agents.turns.values())
+    def _sides(self, clock: Clock, transport: TcpTransport) -> Sides:
+        world = self._world
+        return Sides(
+            clock,
+            transport,
+            Author(world.author_seed, world.shape.vocabulary, world.layout),
+            self._progress(),
+            world.policy_knobs,
+            self._store,
+            self._compute(clock),
+        )
 
-    def _compute(self, clock: Clock) -> TorchCompute:
-        assert self._decoder is not None
+    def _compute(self, clock: Clock) -> TorchCompute | None:
+        if self._decoder is None:
+            return None
         return TorchCompute(self._decoder, self._pools["hbm"], clock)
 
     def _progress(self) -> Callable[[int, int], None]:

@@ -56,7 +56,7 @@ def build_fabric(wires: WirePlan) -> "Fabric":
         storage_hosts=wires.storage_hosts,
     )
     rates = link_rates(
-        topo,
+        topo.shape,
         snic_bps=wires.snic_bps,
         cnic_bps=wires.cnic_bps,
         pcie_bps=wires.node_bps,

@@ -17,8 +17,7 @@ from engines.config import (
     StorageConfig,
 )
 from engines.kv import address_space, round_up
-from engines.real.pool import KvLayout
-from engines.real.shape import DecoderShape
+from engines.layout import DecoderShape, KvLayout
 from scheduler.policy import lookup
 from scheduler.types import ClusterSpec, Side
 from testbed.cluster import (

@@ -10,8 +10,7 @@ from engines.config import (
     ServiceConfig,
     StorageConfig,
 )
-from engines.real.pool import KvLayout
-from engines.real.shape import DecoderShape
+from engines.layout import DecoderShape, KvLayout
 
 RoleConfig = (
     StorageConfig | BufferConfig | PrefillConfig | DecodeConfig | ServiceConfig | AgentsConfig

@@ -19,7 +19,7 @@ def sit() -> None:
     from topologies.dualpath import DualPathTopo
 
     topo = DualPathTopo(1, 1)
-    rates = link_rates(topo, snic_bps=1e8, cnic_bps=1e9, pcie_bps=1e9, uplink_bps=1e9)
+    rates = link_rates(topo.shape, snic_bps=1e8, cnic_bps=1e9, pcie_bps=1e9, uplink_bps=1e9)
     fabric = Fabric(topo, rates)
     fabric.start()
     if os.fork() == 0:

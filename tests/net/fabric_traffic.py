@@ -103,7 +103,7 @@ def run_flows(fabric: Fabric, flows: list[Flow], duration_s: float) -> list[floa
 def main() -> None:
     plan = json.loads(sys.argv[1])
     topo = DualPathTopo(1, 1, **plan.get("topo", {}))
-    fabric = Fabric(topo, link_rates(topo, **plan["rates"]), qos=plan.get("qos", True))
+    fabric = Fabric(topo, link_rates(topo.shape, **plan["rates"]), qos=plan.get("qos", True))
     fabric.start()
     for owner, nic, bps in plan.get("set_rates", []):
         fabric.set_rate((owner, nic), bps)

@@ -105,7 +105,7 @@ def test_building_a_fabric_leaves_the_machines_own_network_as_it_was() -> None:
 
 def test_a_fabric_refuses_to_start_outside_private_namespaces() -> None:
     topo = DualPathTopo(1, 1)
-    rates = link_rates(topo, snic_bps=1e8, cnic_bps=1e9, pcie_bps=1e9, uplink_bps=1e9)
+    rates = link_rates(topo.shape, snic_bps=1e8, cnic_bps=1e9, pcie_bps=1e9, uplink_bps=1e9)
     with pytest.raises(EnvironmentUnfit, match="not PID 1 of private namespaces"):
         Fabric(topo, rates).start()
 

@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 
 from engines.kv import Span
+from engines.layout import KvLayout
 from engines.messages import ReadDone
 from engines.real import frames
 from engines.real.clock import RealClock
 from engines.real.frames import Header, Kind
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.tcp import TcpConfig, TcpTransport
 
 ONE_ROW = KvLayout(token_scale=64, block_tokens=64, layers=4, width=80)

@@ -52,6 +52,13 @@ def test_another_kind_of_workload() -> None:
     assert len(workload.agents) == 30
 
 
+def test_virtual_time_is_target_time() -> None:
+    experiment, _ = options.load(FILE, None, None, None, (), "virtual")
+    assert experiment.scale.time_scale == 1.0
+    with pytest.raises(InputError, match="--time-scale says nothing"):
+        options.load(FILE, None, 2.0, None, (), "virtual")
+
+
 def test_a_bad_value_is_an_input_error() -> None:
     with pytest.raises(InputError, match="time_scale"):
         options.load(FILE, None, 0.0, None, ())
@@ -64,7 +71,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 
     def play(*args: object) -> Comparison:
         calls.append(args)
-        *_, progress = args
+        progress = args[5]
         assert callable(progress)
         progress("dualpath", "running", 3, 10)
         return with_verdict("passed", "inconclusive")
@@ -123,7 +130,8 @@ def test_a_command_has_all_options_and_its_own_default_verdict() -> None:
     result = CliRunner().invoke(command, words)
     assert result.exit_code == 0, result.output
     assert found == {
-        "experiment": Path("x.yaml"), "seed": 3, "time_scale": None, "workload": None,
+        "experiment": Path("x.yaml"), "seed": 3, "time_scale": None, "world": "emulated",
+        "workload": None,
         "settings": ("a=1", "b=2"), "require": "timing", "runs": Path("runs"), "as_json": True,
     }  # fmt: skip
     assert CliRunner().invoke(command, ["x.yaml", "--require", "luck"]).exit_code == 2

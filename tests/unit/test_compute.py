@@ -10,9 +10,10 @@ import pytest
 
 from engines.errors import ComputeError
 from engines.kv import Span
+from engines.layout import KvLayout
 from engines.real.compute import TorchCompute
 from engines.real.decoder import Decoder, DecoderShape, Rows, Windows
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.tokens import Author, decode, encode
 from engines.seams.compute import Compute, DecodeJob, PrefillJob
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.errors import ComputeError
+from engines.layout import KvLayout
 from engines.real import decoder as module
 from engines.real.decoder import Decoder, DecoderShape, Rows, Windows, self_check
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 
 PADDED = 128
 SHAPE = DecoderShape()

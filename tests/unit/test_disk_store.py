@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from engines.errors import KvDigestMismatch, KvMissing, StoreError
 from engines.kv import Extent, Span
+from engines.layout import KvLayout
 from engines.real.clock import RealClock
 from engines.real.digests import digest_blocks
 from engines.real.disk import DiskStore
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.tcp import TcpConfig, TcpTransport
 
 LAYOUT = KvLayout(token_scale=16, block_tokens=64, layers=4, width=20)

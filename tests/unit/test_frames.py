@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from engines.errors import TransferError
 from engines.kv import Extent, Span
+from engines.layout import KvLayout
 from engines.messages import Assign, Drain, Read, Start, Submit
 from engines.real import frames
 from engines.real.frames import HEADER_BYTES, NOTE_LIMIT_BYTES, Doorbell, Header, Kind
-from engines.real.pool import KvLayout
 from scheduler.types import Decision, Request
 
 U64 = st.integers(0, (1 << 64) - 1)

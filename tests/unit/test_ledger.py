@@ -6,7 +6,7 @@ import pytest
 from fake_cluster import Cluster, with_cluster
 from fakes import BLOCK, LAYERS, Sent
 
-from engines.real.pool import KvLayout
+from engines.layout import KvLayout
 from scheduler.types import Decision, ReadExtent, Request, Side
 from testbed.results.ledger import (
     STORAGE,

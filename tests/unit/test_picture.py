@@ -18,6 +18,7 @@ def comparison(verdict: Verdict | None = None) -> Comparison:
     fast = msgspec.structs.replace(slow, throughput_turns_per_s=2.0)
     return Comparison(
         experiment="1p1d",
+        world="emulated",
         seed=0,
         time_scale=2.0,
         token_scale=64,
@@ -40,6 +41,16 @@ def test_two_policies_fit_side_by_side(columns: int) -> None:
     assert "…" not in "".join(lines)
     bars = [line for line in lines if "storage NIC" in line]
     assert len(bars) == 2 and all(line.count("%") == 2 for line in bars)
+
+
+def test_a_virtual_run_says_how_fast_its_time_went() -> None:
+    found = comparison()
+    policies = {
+        name: msgspec.structs.replace(result, virtual_s_per_wall_s=12.3)
+        for name, result in found.policies.items()
+    }
+    found = msgspec.structs.replace(found, world="virtual", policies=policies)
+    assert "virtual, 12.3 s of the cluster in 1 s here" in shown(found)
 
 
 def test_bars_shrink_no_further_than_can_be_read() -> None:

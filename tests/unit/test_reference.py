@@ -9,11 +9,12 @@ import pytest
 
 from engines.errors import KvDigestMismatch, KvMissing
 from engines.kv import Span
+from engines.layout import KvLayout
 from engines.real import openings
 from engines.real.compute import fingerprint
 from engines.real.decoder import Decoder, DecoderShape, Rows, Windows
 from engines.real.openings import cache_bytes, ensure_openings, load_opening
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.reference import Reference, ReferenceTurn, TurnVerdict
 from engines.real.tokens import ID_BYTES, Author, decode, encode
 

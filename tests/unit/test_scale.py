@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.real.pool import KvLayout
+from engines.layout import KvLayout
 from testbed.scale import KV_WIDTH, Scaling, dimensionless, scaling
 from testbed.spec import BLOCK_TOKENS, Cluster, Experiment, ScaleSpec
 from testbed.spec_profiles import HardwareProfile, ModelProfile

@@ -16,10 +16,11 @@ from tcp_hosts import EPOCH, FOUR_ROWS, HELLO, ONE_ROW, RUN, dial, filled, frame
 
 from engines.errors import DeadlineExceeded, KvDigestMismatch, TransferError
 from engines.kv import Span
+from engines.layout import KvLayout
 from engines.messages import Barrier, Drain, LayerDone, Start, Submit
 from engines.real import frames
 from engines.real.frames import CLASSES, DSCP, Kind
-from engines.real.pool import KvLayout, KvPool
+from engines.real.pool import KvPool
 from engines.real.routes import route
 from engines.real.tcp import TcpConfig, TcpTransport
 from engines.seams.transport import Delivery, TrafficClass, Write

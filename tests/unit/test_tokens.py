@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import TransferError
-from engines.real.pool import KvLayout
+from engines.layout import KvLayout
 from engines.real.tokens import ID_BYTES, Author, PrefixKeys, decode, encode
 
 LAYOUT = KvLayout(token_scale=64, block_tokens=64, layers=4, width=80)

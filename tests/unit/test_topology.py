@@ -11,9 +11,10 @@ import pytest
 from testbed.errors import InputError
 from testbed.fabric.addresses import NETWORKS, plan_addresses
 from testbed.fabric.counters import read_links, retransmitted_bytes
-from testbed.fabric.rates import data_links, link_rates
+from testbed.fabric.rates import link_rates
 from testbed.fabric.shaping import burst_bytes, kv_queue_bytes, wire_bps
 from topologies.dualpath import DualPathTopo, topos
+from topologies.shape import ClusterShape, Port
 
 BPS = {"snic_bps": 1e8, "cnic_bps": 8e8, "pcie_bps": 8e8, "uplink_bps": 8e8}
 SHAPES = [(1, 1, 8, True, 1), (1, 2, 8, False, 2), (2, 4, 8, False, 1), (100, 100, 1, True, 3)]
@@ -55,13 +56,37 @@ def test_a_port_carries_the_name_of_its_host_and_nic() -> None:
     topo = DualPathTopo(1, 1, 2, False)
     assert topo.linkInfo("pe0-gpu0", "pe0-sw")["intfName2"] == "pe0-gpu0-cnic"
     assert topo.linkInfo("pe0-buf", "sw-storage")["intfName2"] == "pe0-buf-snic"
-    assert topo.gpu_hosts("pe0") == ["pe0-gpu0", "pe0-gpu1"]
+    assert topo.shape.gpu_hosts("pe0") == ["pe0-gpu0", "pe0-gpu1"]
 
 
 @pytest.mark.parametrize("counts", [(0, 1), (1, 0), (101, 1), (1, 1, 9), (1, 1, 8, True, 0)])
 def test_counts_out_of_range_are_refused(counts: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="choose 1 to"):
         DualPathTopo(*counts)
+
+
+def test_the_topology_has_the_links_of_its_shape() -> None:
+    topo = DualPathTopo(2, 1, 2, False, 2)
+    links = [(a, i["nic"], b, i["network"]) for a, b, i in topo.links(sort=True, withInfo=True)]
+    uplinks = [link for link in links if link[1] == "uplink"]
+    assert sorted(set(links) - set(uplinks)) == sorted(topo.shape.nics())
+    assert [node for node, *_ in uplinks] == ["de0-sw", "pe0-sw", "pe1-sw"]
+
+
+@pytest.mark.parametrize(("sender", "peer", "ports"), [
+    ("store0", "pe0-buf", "store0:snic:tx pe0-buf:snic:rx"),
+    ("pe0-buf", "pe0-gpu", "pe0-buf:pcie:tx pe0-gpu:cnic:rx"),
+    ("pe0-gpu", "de0-buf", "pe0-gpu:cnic:tx pe0:uplink:tx de0:uplink:rx de0-buf:pcie:rx"),
+    ("de0-buf", "store0", "de0-buf:snic:tx store0:snic:rx"),
+])  # fmt: skip
+def test_data_crosses_uplinks_between_nodes_alone(sender: str, peer: str, ports: str) -> None:
+    path = ClusterShape(1, 1).path(sender, peer)
+    assert path == tuple(Port(*port.split(":")) for port in ports.split())
+
+
+def test_there_is_no_data_path_to_a_host_of_control() -> None:
+    with pytest.raises(ValueError, match="agents share no data network"):
+        ClusterShape(1, 1).path("pe0-gpu", "agents")
 
 
 def test_stock_mininet_finds_the_topology_by_name() -> None:
@@ -82,9 +107,9 @@ def test_addresses_are_the_same_every_time() -> None:
 
 
 def test_rates_cover_every_data_link_and_overrides_win() -> None:
-    topo = DualPathTopo(1, 2)
-    rates = link_rates(topo, **BPS, storage_bps=None, overrides={("de1-buf", "snic"): 5e7})
-    assert set(rates.payload_bps) == set(data_links(topo))
+    shape = ClusterShape(1, 2)
+    rates = link_rates(shape, **BPS, storage_bps=None, overrides={("de1-buf", "snic"): 5e7})
+    assert set(rates.payload_bps) == set(shape.data_links())
     assert rates.payload_bps["pe0-buf", "snic"] == 1e8
     assert rates.payload_bps["de1-buf", "snic"] == 5e7
     assert rates.payload_bps["store0", "snic"] is None
@@ -103,7 +128,7 @@ def test_rates_cover_every_data_link_and_overrides_win() -> None:
 )
 def test_an_override_of_no_link_or_no_rate_is_refused(link: tuple[str, str], bps: float) -> None:
     with pytest.raises(InputError):
-        link_rates(DualPathTopo(1, 1), **BPS, overrides={link: bps})
+        link_rates(ClusterShape(1, 1), **BPS, overrides={link: bps})
 
 
 def test_the_shaper_passes_headers_on_top_of_the_payload_rate() -> None:

@@ -1,0 +1,253 @@
+"""Fluid links: what flows over a network is shared max-min fair, class MODEL before class KV.
+
+A *channel* carries the transfers of one class from one host to another, one after the other, as
+a connection does. Each link cuts the channels over it to its *share*: what it has left after
+channels that other links cut lower, divided by the rest. A change wakes only the links whose
+share it moves (after Charny's distributed max-min); when no share moves any more, rates are
+max-min fair (Bertsekas and Gallager, Data Networks, section 6.5).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from math import inf
+
+from engines.modelled.loop import resolution_s
+
+MODEL, KV = 0, 1  # levels: MODEL is served first
+KV_SHARE = 0.01  # of a link that MODEL leaves to KV (testbed/fabric/shaping.py)
+ALIKE = 1e-12  # shares that differ by less, relatively, are the same
+DONE_BYTES = 1e-6  # a remainder that is rounding and no bytes
+
+Arrived = Callable[[], None]
+
+
+class Link:
+    """One direction of a link, or a memory's bandwidth: `capacity` in bytes/s."""
+
+    def __init__(self, name: str, capacity: float) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.active: tuple[dict[Channel, None], dict[Channel, None]] = ({}, {})
+        self.shares = [inf, inf]
+        self.done_bytes = [0.0, 0.0]
+
+    def carried_bytes(self, level: int, now_s: float) -> float:
+        """Bytes of a level that have crossed it by now."""
+        under_way = sum(channel.moved_bytes(now_s) for channel in self.active[level])
+        return self.done_bytes[level] + under_way
+
+    def room(self, level: int) -> float:
+        """Bytes/s that a level may use: MODEL all but KV's floor, KV what MODEL leaves."""
+        if level == MODEL:
+            return self.capacity * (1 - KV_SHARE) if self.active[KV] else self.capacity
+        left = self.capacity - sum(channel.rate for channel in self.active[MODEL])
+        return max(left, self.capacity * KV_SHARE)
+
+    def share(self, level: int) -> float:
+        """The rate to which this link cuts a level's channels, given what others cut them to."""
+        limits = sorted(channel.limit_beside(self) for channel in self.active[level])
+        left, count = self.room(level), len(limits)
+        for limit in limits:
+            if limit >= left / count:
+                return left / count
+            left -= limit
+            count -= 1
+        return inf
+
+
+class Channel:
+    """Transfers of one class from one host to another, first come, first served."""
+
+    def __init__(self, level: int, links: tuple[Link, ...]) -> None:
+        self.level = level
+        self.links = links
+        self.rate = 0.0
+        self.finish_s = inf
+        self._queue: deque[tuple[float, Arrived]] = deque()
+        self._left_bytes = 0.0
+        self._since_s = 0.0
+
+    @property
+    def head_bytes(self) -> float:
+        """The size of the transfer under way."""
+        return self._queue[0][0]
+
+    def push(self, size_bytes: float, arrived: Arrived) -> bool:
+        """Queue a transfer; whether the channel was idle before."""
+        self._queue.append((size_bytes, arrived))
+        if len(self._queue) == 1:
+            self._left_bytes = size_bytes
+            return True
+        return False
+
+    def pop(self, now_s: float) -> Arrived:
+        """The head is through; the next one, if any, begins now."""
+        _, arrived = self._queue.popleft()
+        self._since_s = now_s
+        self._left_bytes = self._queue[0][0] if self._queue else 0.0
+        return arrived
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._queue
+
+    def moved_bytes(self, now_s: float) -> float:
+        """What the head has moved by now."""
+        left = self._left_bytes - self.rate * (now_s - self._since_s)
+        return self._queue[0][0] - max(0.0, left)
+
+    def limit_beside(self, link: Link) -> float:
+        """What the other links of the path would let through."""
+        level = self.level
+        return min([other.shares[level] for other in self.links if other is not link], default=inf)
+
+    def set_rate(self, now_s: float) -> bool:
+        """Take the rate that its links allow; whether its finish moved."""
+        rate = min([link.shares[self.level] for link in self.links])
+        self._left_bytes -= self.rate * (now_s - self._since_s)
+        self._since_s = now_s
+        self.rate = rate
+        return self.set_finish()
+
+    def set_finish(self) -> bool:
+        """Work out when the head will be through; whether that moved."""
+        left = self._left_bytes if self._left_bytes > DONE_BYTES else 0.0
+        before, self.finish_s = self.finish_s, self._since_s + left / self.rate
+        return self.finish_s != before
+
+
+class FluidNetwork:
+    """All links; settles once an instant, however much begins and ends in it."""
+
+    def __init__(self, capacities: Mapping[str, float], qos: bool) -> None:
+        self.links = {name: Link(name, capacity) for name, capacity in capacities.items()}
+        self._qos = qos
+        self._moved: dict[Link, None] = {}
+        self._fresh: dict[Channel, None] = {}
+        self._settling = False
+        self._finishes: list[tuple[float, int, Channel]] = []
+        self._pushed = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = inf
+
+    def channel(self, model: bool, path: Sequence[str]) -> Channel:
+        """A new channel of class MODEL or KV over a path; without classes all are alike."""
+        level = MODEL if model and self._qos else KV
+        return Channel(level, tuple(self.links[name] for name in path))
+
+    def send(self, channel: Channel, size_bytes: float, arrived: Arrived) -> None:
+        """Move bytes over a channel; `arrived` is called in the instant they are all there."""
+        if channel.push(size_bytes, arrived):
+            for link in channel.links:
+                link.active[channel.level][channel] = None
+            self._touch(channel)
+
+    def _touch(self, channel: Channel) -> None:
+        """A channel became busy or idle: its links share anew, when this instant is over."""
+        for link in channel.links:
+            self._moved[link] = None
+        if not channel.idle:
+            self._fresh[channel] = None
+        if not self._settling:
+            self._settling = True
+            asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        self._settling = False
+        moved, fresh = self._moved, self._fresh
+        self._moved, self._fresh = {}, {}
+        if self._qos:
+            changed = self._relax(moved, MODEL)
+            changed.update((c, None) for c in fresh if c.level == MODEL)
+            for channel in self._reset(changed, now_s):
+                moved.update((link, None) for link in channel.links)
+        changed = self._relax(moved, KV)
+        changed.update((c, None) for c in fresh if c.level == KV)
+        self._reset(changed, now_s)
+        self._set_timer(loop)
+
+    def _relax(self, moved: Iterable[Link], level: int) -> dict[Channel, None]:
+        """Let shares settle from the links that moved; returns channels whose rate may change."""
+        waiting = deque(moved)
+        queued = set(waiting)
+        changed: dict[Channel, None] = {}
+        while waiting:
+            link = waiting.popleft()
+            queued.discard(link)
+            share = link.share(level)
+            if _alike(share, link.shares[level]):
+                continue
+            link.shares[level] = share
+            for channel in link.active[level]:
+                changed[channel] = None
+                for other in channel.links:
+                    if other is not link and other not in queued:
+                        queued.add(other)
+                        waiting.append(other)
+        return changed
+
+    def _reset(self, channels: Iterable[Channel], now_s: float) -> list[Channel]:
+        """Give channels their new rates; returns those that got another one."""
+        found = []
+        for channel in channels:
+            before = channel.rate
+            if not channel.idle:
+                if channel.set_rate(now_s):
+                    self._push(channel)
+                if channel.rate != before:
+                    found.append(channel)
+        return found
+
+    def _push(self, channel: Channel) -> None:
+        self._pushed += 1
+        heappush(self._finishes, (channel.finish_s, self._pushed, channel))
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        finishes = self._finishes
+        while finishes and finishes[0][0] != finishes[0][2].finish_s:
+            heappop(finishes)  # its channel got another rate since
+        next_s = finishes[0][0] if finishes else inf
+        if next_s == self._timer_s and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = next_s
+        self._timer = loop.call_at(next_s, self._finish) if finishes else None
+
+    def _finish(self) -> None:
+        """Everything that is through by now, in the order of its finish."""
+        loop = asyncio.get_running_loop()
+        self._timer, self._timer_s = None, inf
+        # Timers that are alike but for rounding fire together.
+        finishes, now_s = self._finishes, loop.time()
+        now_s += 2 * resolution_s(now_s)
+        while finishes and finishes[0][0] <= now_s:
+            finish_s, _, channel = heappop(finishes)
+            if finish_s == channel.finish_s:
+                self._through(channel, finish_s)
+        self._set_timer(loop)
+
+    def _through(self, channel: Channel, now_s: float) -> None:
+        size = channel.head_bytes
+        for link in channel.links:
+            link.done_bytes[channel.level] += size
+        arrived = channel.pop(now_s)
+        if channel.idle:
+            channel.rate, channel.finish_s = 0.0, inf
+            for link in channel.links:
+                del link.active[channel.level][channel]
+            self._touch(channel)
+        else:
+            channel.set_finish()
+            self._push(channel)
+        arrived()
+
+
+def _alike(one: float, other: float) -> bool:
+    """Equal but for rounding; an infinite share is like no finite one."""
+    return one == other or (one != inf and other != inf and abs(one - other) <= ALIKE * one)

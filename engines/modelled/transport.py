@@ -1,0 +1,147 @@
+"""The modelled transport: writes are fluid flows, messages take a constant latency.
+
+As on the real side, everything of one class between two hosts stays in order, on one channel. A
+write arrives when its last byte does; its acknowledgement takes no time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from engines.errors import TransferError
+from engines.kv import Span
+from engines.messages import Barrier, Message
+from engines.modelled.fluid import Channel, FluidNetwork
+from engines.seams.transport import Delivery, TrafficClass, Write
+
+Path = tuple[str, ...]
+NOTE_BYTES = 32  # what a message of class MODEL weighs without its load
+
+
+class Wires:
+    """What all hosts share: links, routes, and messages on their way.
+
+    `route` gives the links from one host to another, `weigh` the bytes of a span; `latency_s` is
+    that of every message.
+    """
+
+    def __init__(
+        self,
+        network: FluidNetwork,
+        route: Callable[[str, str], Path],
+        weigh: Callable[[Span], int],
+        latency_s: float,
+    ) -> None:
+        self.hosts: dict[str, FluidTransport] = {}
+        self._network = network
+        self._route = route
+        self._weigh = weigh
+        self._latency_s = latency_s
+        self._channels: dict[tuple[str, str, bool], Channel] = {}
+        self._on_the_way: deque[tuple[float, FluidTransport, str, Message]] = deque()
+
+    def host(self, name: str) -> "FluidTransport":
+        """The peer of that name; TransferError if nobody is."""
+        try:
+            return self.hosts[name]
+        except KeyError:
+            raise TransferError(
+                f"no host {name!r} in this world, only {', '.join(self.hosts)}"
+            ) from None
+
+    def flow(
+        self, sender: str, peer: str, model: bool, size: int, arrived: Callable[[], None]
+    ) -> None:
+        """Move bytes; nothing at all arrives at once, but behind what was sent before."""
+        key = (sender, peer, model)
+        channel = self._channels.get(key)
+        if channel is None:
+            route = self._route(sender, peer)
+            channel = self._channels[key] = self._network.channel(model, route)
+        self._network.send(channel, size, arrived)
+
+    def weigh(self, write: Write) -> int:
+        """Bytes of a write; TransferError unless source and target hold as many."""
+        size = self._weigh(write.source)
+        if size != self._weigh(write.target):
+            raise TransferError(
+                f"write of request {write.request}: {write.source} and {write.target} do not "
+                "weigh the same; spans must cover the same tokens and layers"
+            )
+        return size
+
+    def post(self, sender: str, peer: "FluidTransport", message: Message) -> None:
+        """Deliver a message after the latency; all messages stay in order."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + self._latency_s
+        self._on_the_way.append((due_s, peer, sender, message))
+        if len(self._on_the_way) == 1:
+            loop.call_at(due_s, self._post_due)
+
+    def _post_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = self._on_the_way[0][0]
+        while self._on_the_way and self._on_the_way[0][0] == due_s:
+            _, peer, sender, message = self._on_the_way.popleft()
+            peer.deliver(sender, message)
+        if self._on_the_way:
+            loop.call_at(self._on_the_way[0][0], self._post_due)
+
+
+class FluidTransport:
+    """Implements the seam `Transport` for one host of the virtual world."""
+
+    def __init__(self, host: str, wires: Wires) -> None:
+        self.host = host
+        self._wires = wires
+        self._inbox: deque[Delivery] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        wires.hosts[host] = self
+
+    async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
+        """Move a span; returns the target time at which the peer had it in place."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[float] = loop.create_future()
+        target, size = self._wires.host(peer), self._wires.weigh(write)
+
+        def arrived() -> None:
+            target.deliver(self.host, write.note)
+            if not future.done():
+                future.set_result(loop.time())
+
+        model = write.traffic_class is TrafficClass.MODEL
+        self._wires.flow(self.host, peer, model, size, arrived)
+        return await future
+
+    async def send(
+        self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
+    ) -> None:
+        """Send a message; those of class MODEL cross the data network, as flows."""
+        target = self._wires.host(peer)
+        if traffic_class is TrafficClass.CTRL:
+            return self._wires.post(self.host, target, message)
+        load = len(message.load) if isinstance(message, Barrier) else 0
+        self._wires.flow(
+            self.host, peer, True, NOTE_BYTES + load, lambda: target.deliver(self.host, message)
+        )
+
+    async def receive(self) -> Delivery:
+        """The next message or doorbell, in order of arrival."""
+        while not self._inbox:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._inbox.popleft()
+
+    def deliver(self, sender: str, message: Message) -> None:
+        """Queue a message for `receive`."""
+        now_s = asyncio.get_running_loop().time()
+        self._inbox.append(Delivery(sender, message, now_s))
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
+        """Blocks of this world are sizes: there is nothing to digest."""
+        return b""
+
+    def check(self, span: Span, content: bytes, first_block: int, digests: bytes) -> None:
+        """Sizes are right by construction."""

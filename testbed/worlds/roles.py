@@ -1,0 +1,72 @@
+"""What every world does with a host: hand its role the sides of the seams, and keep its account."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from engines.agents import Agents, AgentsConfig, Author
+from engines.buffer import Buffer
+from engines.config import (
+    BufferConfig,
+    DecodeConfig,
+    PrefillConfig,
+    ServiceConfig,
+    StorageConfig,
+)
+from engines.decode import Decode
+from engines.prefill import Prefill
+from engines.seams.clock import Clock
+from engines.seams.compute import Compute
+from engines.seams.store import Store
+from engines.seams.transport import Transport
+from engines.service import Service
+from engines.storage import Storage
+from scheduler.policy import lookup
+from scheduler.scheduler import Scheduler
+from testbed.worlds.account import HostAccount
+from testbed.worlds.plan import RoleConfig
+
+
+class Sides(NamedTuple):
+    """One host's ends of the seams; a role takes those that it needs."""
+
+    clock: Clock
+    transport: Transport
+    author: Author
+    progress: Callable[[int, int], None]
+    policy_knobs: dict[str, float]
+    store: Store | None = None
+    compute: Compute | None = None
+
+
+async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> None:
+    """Run a role to its end and fill in what it counted."""
+    clock, transport = sides.clock, sides.transport
+    match role:
+        case StorageConfig():
+            assert sides.store is not None
+            storage = Storage(role, clock, transport, sides.store)
+            await storage.run()
+            account.counts = dict(storage.account)
+        case BufferConfig():
+            buffer = Buffer(role, clock, transport)
+            await buffer.run()
+            account.counts = dict(buffer.account)
+        case PrefillConfig():
+            assert sides.compute is not None
+            prefill = Prefill(role, clock, transport, sides.compute)
+            await prefill.run()
+            account.forwards, account.counts = prefill.forwards, dict(prefill.account)
+        case DecodeConfig():
+            assert sides.compute is not None
+            decode = Decode(role, clock, transport, sides.compute)
+            await decode.run()
+            account.counts = dict(decode.account)
+        case ServiceConfig():
+            policy = lookup(role.policy, **sides.policy_knobs)
+            service = Service(role, clock, transport, Scheduler(role.cluster, policy))
+            await service.run()
+            account.decided, account.counts = service.decided, dict(service.ended)
+        case AgentsConfig():
+            agents = Agents(role, clock, transport, sides.author, sides.progress)
+            await agents.run()
+            account.turns = list(agents.turns.values())

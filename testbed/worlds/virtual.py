@@ -1,0 +1,223 @@
+"""The virtual world: the same hosts in one process, on a virtual clock and fluid links.
+
+A plan is the same as the emulated world's, at a time scale of 1: bytes and rates are those of the
+emulated links, so ledgers compare byte by byte.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from engines.agents import OPENING_CHAINS, AgentsConfig
+from engines.config import DecodeConfig, PrefillConfig, StorageConfig
+from engines.errors import EngineError
+from engines.kv import blocks, storage_of
+from engines.modelled.clock import VirtualClock
+from engines.modelled.compute import PacedCompute
+from engines.modelled.content import PatternAuthor
+from engines.modelled.fluid import KV, MODEL, FluidNetwork
+from engines.modelled.loop import run_virtual
+from engines.modelled.reference import check_agent
+from engines.modelled.store import ExtentStore
+from engines.modelled.transport import FluidTransport, Wires
+from testbed.errors import RunFailed
+from testbed.fabric.rates import link_rates
+from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
+from testbed.worlds.account import HostAccount, TurnTruth
+from testbed.worlds.plan import HostPlan, LabPlan, WirePlan
+from testbed.worlds.roles import Sides, play_role
+from testbed.worlds.samples import PortBytes, Sample, Samples
+from topologies.shape import ClusterShape, Port
+
+# A message on the management network, and what both ends' processes do with it (fitted).
+MESSAGE_LATENCY_S = 200e-6
+
+Progress = Callable[[str, int, int], None]  # phase, turns ended, turns planned
+
+
+def run(plan: LabPlan, progress: Progress) -> RunData:
+    """Play the plan; RunFailed says who waits for what if it cannot come to its end."""
+    world = _World(plan, progress)
+    began_s = time.perf_counter()
+    with _rare_collections():
+        try:
+            run_virtual(world.play)
+        except* EngineError as errors:
+            first = next(_leaves(errors))
+            raise RunFailed(
+                f"the virtual world stopped: {first}; it waits for {world.clock.waiting()}"
+            ) from first
+    return world.data(time.perf_counter() - began_s)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Tasks and messages come and go by the million and hold few cycles: collect rarely."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+class _World:
+    """All hosts of one run, and what is measured of them."""
+
+    def __init__(self, plan: LabPlan, progress: Progress) -> None:
+        self._plan = plan
+        self._progress = progress
+        self.clock = VirtualClock()
+        wires = plan.wires
+        self._shape = ClusterShape(
+            wires.prefill_nodes,
+            wires.decode_nodes,
+            wires.gpus_per_node,
+            wires.folded,
+            wires.storage_hosts,
+        )
+        self._network = FluidNetwork(_capacities(self._shape, wires), wires.qos)
+        self._wires = Wires(
+            self._network, self._route, plan.world.layout.span_bytes, MESSAGE_LATENCY_S
+        )
+        self._transports = {
+            host.name: FluidTransport(host.name, self._wires) for host in plan.hosts
+        }
+        self._accounts = {
+            host.name: HostAccount(host.name, type(host.role).__name__, 0.0, 0.0, 0)
+            for host in plan.hosts
+        }
+        self._samples: list[Sample] = []
+        self._end_s = 0.0
+
+    async def play(self) -> None:
+        """Every host to its end, with the sampler and the watch over deadlines beside."""
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._sample)
+            beside.start_soon(self.clock.watch)
+            async with anyio.create_task_group() as hosts:
+                for host in self._plan.hosts:
+                    sides = self._sides(host)
+                    hosts.start_soon(play_role, host.role, sides, self._accounts[host.name])
+            beside.cancel_scope.cancel()
+            self._samples.append(self._look())
+            self._end_s = self.clock.now_s()
+
+    def data(self, wall_s: float) -> RunData:
+        """What the run left, in the words of the emulated world's."""
+        samples = Samples(0.0, self._samples, self._class_bytes(), 0.0)
+        return RunData(self._plan, self._accounts, samples, self._truths(), wall_s, self._end_s)
+
+    def _route(self, sender: str, peer: str) -> tuple[str, ...]:
+        return tuple(":".join(port) for port in self._shape.path(sender, peer))
+
+    def _sides(self, host: HostPlan) -> Sides:
+        world = self._plan.world
+        compute = store = None
+        if isinstance(host.role, PrefillConfig | DecodeConfig):
+            compute = PacedCompute(world.layout.layers, world.layout.token_scale, self.clock)
+        if isinstance(host.role, StorageConfig):
+            store = self._filled_store(host.name)
+        return Sides(
+            self.clock,
+            self._transports[host.name],
+            self._author(),
+            lambda ended, total: self._progress("running", ended, total),
+            world.policy_knobs,
+            store,
+            compute,
+        )
+
+    def _author(self) -> PatternAuthor:
+        world = self._plan.world
+        return PatternAuthor(world.author_seed, world.layout.token_scale)
+
+    def _filled_store(self, name: str) -> ExtentStore:
+        world, store = self._plan.world, ExtentStore()
+        for opening in world.openings:
+            chain = OPENING_CHAINS + opening.id
+            if storage_of(chain, world.storages) == name:
+                store.hold(chain, 0, blocks(opening.tokens, world.layout.block_tokens))
+        return store
+
+    async def _sample(self) -> None:
+        period_s = self._plan.sample_period_s
+        while True:
+            self._samples.append(self._look())
+            await self.clock.sleep_until_s(len(self._samples) * period_s)
+
+    def _look(self) -> Sample:
+        now_s = self.clock.now_s()
+        ports = tuple(
+            PortBytes(owner, nic, self._carried(owner, nic, "rx"), self._carried(owner, nic, "tx"))
+            for owner, nic in self._shape.data_links()
+        )
+        return Sample(now_s, ports, 0.0, 0.0, 0.0)
+
+    def _carried(
+        self, owner: str, nic: str, way: str, levels: tuple[int, ...] = (MODEL, KV)
+    ) -> int:
+        link = self._network.links[":".join(Port(owner, nic, way))]
+        now_s = self.clock.now_s()
+        return round(sum(link.carried_bytes(level, now_s) for level in levels))
+
+    def _class_bytes(self) -> dict[str, dict[str, int]]:
+        found = {}
+        for owner, nic in self._shape.data_links():
+            for mark, way in ((">", "tx"), ("<", "rx")):
+                link = self._network.links[":".join(Port(owner, nic, way))]
+                found[f"{owner}:{nic}{mark}"] = {
+                    MODEL_CLASS: round(link.done_bytes[MODEL]),
+                    KV_CLASS: round(link.done_bytes[KV]),
+                }
+        return found
+
+    def _truths(self) -> list[TurnTruth]:
+        author, scale = self._author(), self._plan.world.layout.token_scale
+        (config,) = (h.role for h in self._plan.hosts if isinstance(h.role, AgentsConfig))
+        turns = {turn.request.id: turn for turn in self._accounts["agents"].turns}
+        by_agent: dict[int, list[int]] = {}
+        for number, turn in sorted(turns.items()):
+            if not turn.reason:
+                by_agent.setdefault(turn.request.agent, []).append(number)
+        return [
+            TurnTruth(number, checked, equal, None)
+            for agent in config.agents
+            for number, (checked, equal) in zip(
+                by_agent.get(agent.agent, ()),
+                check_agent(author, scale, agent, [turns[n] for n in by_agent[agent.agent]]),
+                strict=True,
+            )
+        ]
+
+
+def _capacities(shape: ClusterShape, wires: WirePlan) -> dict[str, float]:
+    """Bytes/s of both directions of every data link, by name."""
+    rates = link_rates(
+        shape,
+        snic_bps=wires.snic_bps,
+        cnic_bps=wires.cnic_bps,
+        pcie_bps=wires.node_bps,
+        uplink_bps=wires.node_bps,
+        storage_bps=wires.storage_bps,
+        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
+    )
+    return {
+        ":".join(Port(owner, nic, way)): (bps or float("inf")) / 8
+        for (owner, nic), bps in rates.payload_bps.items()
+        for way in ("tx", "rx")
+    }

@@ -1,0 +1,182 @@
+"""The modelled sides of transport, store and compute: order, times, sizes, and refusals."""
+
+import anyio
+import pytest
+
+from engines.config import GroupConfig
+from engines.errors import KvMissing, TransferError
+from engines.kv import Extent, Span
+from engines.messages import Barrier, Drain, Message, Start, TurnFailed
+from engines.modelled.clock import VirtualClock
+from engines.modelled.compute import PacedCompute, next_content
+from engines.modelled.content import PatternAuthor
+from engines.modelled.fluid import FluidNetwork
+from engines.modelled.loop import run_virtual
+from engines.modelled.store import ExtentStore
+from engines.modelled.transport import NOTE_BYTES, FluidTransport, Wires
+from engines.seams.compute import DecodeJob, PrefillJob
+from engines.seams.transport import TrafficClass, Transport, Write
+
+LATENCY_S = 0.01
+RATE = 100.0
+
+
+def wires(*hosts: str) -> dict[str, FluidTransport]:
+    """Hosts on one link of 100 bytes/s; a token and layer weighs a byte."""
+    network = FluidNetwork({"link": RATE}, True)
+
+    def route(sender: str, peer: str) -> tuple[str, ...]:
+        return ("link",)
+
+    def weigh(span: Span) -> int:
+        return (span.last - span.first) * (span.layer_last - span.layer_first)
+
+    whole = Wires(network, route, weigh, LATENCY_S)
+    return {host: FluidTransport(host, whole) for host in hosts}
+
+
+def write(tokens: int, request: int, source_tokens: int | None = None) -> Write:
+    source = Span("dram", 0, 0, tokens if source_tokens is None else source_tokens, 0, 2)
+    return Write(source, Span("hbm", 0, 0, tokens, 0, 2), Start(request), request)
+
+
+async def arrivals(transport: Transport, count: int) -> list[tuple[Message, float]]:
+    found = [await transport.receive() for _ in range(count)]
+    return [(delivery.message, delivery.arrived_s) for delivery in found]
+
+
+def test_a_write_arrives_when_its_last_byte_does_and_says_so() -> None:
+    async def main() -> tuple[float, list[tuple[Message, float]]]:
+        hosts = wires("a", "b")
+        arrived_s = await hosts["a"].write("b", write(50, 1), deadline_s=9)
+        return arrived_s, await arrivals(hosts["b"], 1)
+
+    arrived_s, found = run_virtual(main)
+    assert arrived_s == pytest.approx(1.0)
+    assert found == [(Start(1), arrived_s)]
+
+
+def test_writes_to_one_peer_stay_in_order_even_empty_ones() -> None:
+    async def main() -> list[tuple[Message, float]]:
+        hosts = wires("a", "b")
+        async with anyio.create_task_group() as tasks:
+            for request, tokens in enumerate((50, 0, 100)):
+                one = write(tokens, request)
+                tasks.start_soon(lambda one=one: hosts["a"].write("b", one, deadline_s=9))
+        return await arrivals(hosts["b"], 3)
+
+    found = run_virtual(main)
+    assert [(m.request, pytest.approx(at)) for m, at in found] == [(0, 1), (1, 1), (2, 3)]  # type: ignore[union-attr]
+
+
+def test_messages_take_their_latency_and_stay_in_order() -> None:
+    async def main() -> list[tuple[Message, float]]:
+        hosts = wires("a", "b", "c")
+        for sender, request in (("a", 1), ("c", 2), ("a", 3)):
+            await hosts[sender].send("b", TurnFailed(request, "why"))
+        await anyio.sleep(0.005)
+        await hosts["a"].send("b", Drain())
+        return await arrivals(hosts["b"], 4)
+
+    found = run_virtual(main)
+    assert [m.request for m, _ in found[:3]] == [1, 2, 3]  # type: ignore[union-attr]
+    assert [at for _, at in found] == pytest.approx([0.01, 0.01, 0.01, 0.015])
+
+
+def test_a_barrier_passes_before_kv_and_weighs_its_load() -> None:
+    async def main() -> tuple[float, float]:
+        hosts = wires("a", "b")
+        clock = VirtualClock()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: hosts["a"].write("b", write(100, 1), deadline_s=9))
+            await clock.sleep_until_s(1.0)
+            barrier = Barrier(0, 0, 0.0, bytes(99 - NOTE_BYTES))
+            await hosts["a"].send("b", barrier, TrafficClass.MODEL)
+            (_, first_s), (_, second_s) = await arrivals(hosts["b"], 2)
+        return first_s, second_s
+
+    assert run_virtual(main) == pytest.approx((2.0, 2.99))
+
+
+def test_unknown_peers_and_unlike_spans_are_refused() -> None:
+    async def main() -> None:
+        hosts = wires("a", "b")
+        with pytest.raises(TransferError, match="no host 'x'"):
+            await hosts["a"].send("x", Drain())
+        with pytest.raises(TransferError, match="same tokens"):
+            await hosts["a"].write("b", write(10, 1, source_tokens=11), deadline_s=1)
+
+    run_virtual(main)
+
+
+def test_a_write_that_is_given_up_rings_no_bell_that_hurts() -> None:
+    async def main() -> list[tuple[Message, float]]:
+        hosts = wires("a", "b")
+        with anyio.move_on_after(0.5):
+            await hosts["a"].write("b", write(50, 1), deadline_s=9)
+        await hosts["a"].write("b", write(50, 2), deadline_s=9)
+        return await arrivals(hosts["b"], 2)
+
+    assert [at for _, at in run_virtual(main)] == pytest.approx([1.0, 2.0])
+
+
+def test_the_store_knows_what_it_holds() -> None:
+    into = Span("stage", 0, 0, 0, 0, 2)
+
+    async def main() -> None:
+        store = ExtentStore()
+        store.hold(1, 0, 4)
+        await store.append(Extent(1, 6, 2), into, b"")
+        await store.append(Extent(1, 4, 2), into, b"")
+        await store.append(Extent(2, 3, 1), into, b"")
+        assert await store.read([Extent(1, 1, 7), Extent(2, 3, 1)], into) == b""
+        for missing, words in ((Extent(1, 7, 2), "block 8 of chain 1"),
+                               (Extent(2, 2, 2), "block 2 of chain 2"),
+                               (Extent(3, 0, 1), "block 0 of chain 3")):  # fmt: skip
+            with pytest.raises(KvMissing, match=words):
+                await store.read([missing], into)
+
+    run_virtual(main)
+
+
+def test_compute_takes_its_time_and_gives_the_tokens_of_the_reference() -> None:
+    async def main() -> tuple[dict[int, bytes], dict[int, bytes], list[bytes], float]:
+        clock = VirtualClock()
+        compute = PacedCompute(2, 64, clock)
+        slot = Span("hbm", 0, 0, 640, 0, 2)
+        jobs = [
+            PrefillJob(1, slot, b"content!", 0, 256, True),
+            PrefillJob(2, slot, b"content!", 0, 128, False),
+        ]
+        first = await compute.prefill(jobs, 0, 1.5)
+        last = await compute.prefill(jobs, 1, 3.0)
+        decoded = await compute.decode([DecodeJob(1, slot, last[1], 256)], 3.0)
+        return first, last, decoded, clock.now_s()
+
+    first, last, decoded, at_s = run_virtual(main)
+    assert first == {} and list(last) == [1]
+    assert last[1] == next_content(b"t!", 4)
+    assert decoded == [next_content(last[1], 5)] and decoded != [last[1]]
+    assert at_s == 3.0
+
+
+def test_content_has_the_emulated_worlds_lengths_and_prefixes() -> None:
+    author = PatternAuthor(3, 64)
+    opening = author.opening(1, 640)
+    assert len(opening) == 20
+    assert author.opening(1, 128) == opening[:4]
+    assert author.opening(2, 640) != opening != PatternAuthor(4, 64).opening(1, 640)
+    prompt = author.extend(opening, 700, 5, 0)
+    assert prompt == opening  # 60 tokens more are no emulated one
+    longer = author.extend(opening, 768, 5, 0)
+    assert longer[:20] == opening and len(longer) == 24
+    assert author.extend(opening, 768, 5, 1) != longer != author.extend(opening, 768, 6, 0)
+    assert author.truncate(longer, 639) == author.extend(longer, 639, 5, 0) == longer[:18]
+
+
+def test_the_modelled_sides_are_what_the_seams_ask_for() -> None:
+    group = GroupConfig("g", "a", ("a",), ("a",), "s", 1.0, 8)
+    transport: Transport = wires(group.leader)["a"]
+    span = Span("dram", 0, 0, 4, 0, 2)
+    assert transport.seal(span, b"", 0) == b""
+    transport.check(span, b"", 0, b"anything")

@@ -1,0 +1,94 @@
+"""Virtual time: it jumps, it is exact, and a hang is an error at once."""
+
+import asyncio
+
+import anyio
+import pytest
+
+from engines.errors import DeadlineExceeded, VirtualDeadlock
+from engines.modelled.clock import WATCH_PERIOD_S, VirtualClock
+from engines.modelled.loop import run_virtual
+
+
+def test_days_pass_at_once_and_to_the_nanosecond() -> None:
+    async def main() -> list[float]:
+        clock = VirtualClock()
+        seen = []
+        for when_s in (0.1, 0.30000000000000004, 86_400.0 * 30, 86_400.0 * 30 + 1e-9):
+            await clock.sleep_until_s(when_s)
+            seen.append(clock.now_s() - when_s)
+        return seen
+
+    assert run_virtual(main) == pytest.approx([0, 0, 0, 0], abs=1e-9)
+
+
+def test_a_sleep_that_is_over_gives_others_a_turn() -> None:
+    turns: list[str] = []
+
+    async def main() -> None:
+        clock = VirtualClock()
+
+        async def other() -> None:
+            turns.append("other")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other)
+            await clock.sleep_until_s(-1.0)
+            turns.append("main")
+
+    run_virtual(main)
+    assert turns == ["other", "main"]
+
+
+def test_nothing_left_to_happen_is_a_deadlock() -> None:
+    async def main() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(VirtualDeadlock, match="no timer is left"):
+        run_virtual(main)
+
+
+def test_who_waits_in_vain_is_named_and_who_got_it_is_not() -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(clock.watch)
+            with clock.deadline(1.0, "what came"):
+                await anyio.sleep(0.5)
+            with clock.deadline(30.0, "the end of turn 7"):
+                await anyio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run_virtual(main)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, DeadlineExceeded)
+    assert "turn 7" in str(error) and "what came" not in str(error)
+
+
+def test_a_deadline_is_noticed_within_a_period() -> None:
+    async def main() -> float:
+        clock = VirtualClock()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(clock.watch)
+                with clock.deadline(25.0, "rain"):
+                    await anyio.Event().wait()
+        except* DeadlineExceeded:
+            pass
+        return clock.now_s()
+
+    assert 25.0 < run_virtual(main) <= 25.0 + WATCH_PERIOD_S
+
+
+def test_only_the_longest_waits_are_listed() -> None:
+    clock = VirtualClock()
+
+    async def main() -> str:
+        waits = [clock.deadline(100 - n, f"thing {n}") for n in range(50)]
+        for wait in waits:
+            wait.__enter__()
+        return clock.waiting()
+
+    words = run_virtual(main)
+    assert words.startswith("thing 49; thing 48") and words.endswith("and 30 more")
