@@ -329,7 +329,10 @@ class Buffer:
             self._turns[request].scope.cancel()
 
     def _turn(self, request: int) -> HeldTurn:
-        return self._turns.setdefault(request, HeldTurn(request))
+        turn = self._turns.get(request)
+        if turn is None:
+            turn = self._turns[request] = HeldTurn(request)
+        return turn
 
     def _storage(self, chain: int) -> str:
         return storage_of(chain, self._config.storages)

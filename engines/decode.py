@@ -276,7 +276,10 @@ class Decode:
         return self._compute.fingerprint(sequence.in_hbm.tokens(0, request.prompt_tokens))
 
     def _sequence(self, request: int) -> Sequence:
-        return self._sequences.setdefault(request, Sequence(request))
+        sequence = self._sequences.get(request)
+        if sequence is None:
+            sequence = self._sequences[request] = Sequence(request)
+        return sequence
 
     def _report(self) -> Report:
         held: dict[str, list[Sequence]] = {lane: [] for lane in self._config.lanes}

@@ -98,8 +98,9 @@ class Prefill:
         request = message.decision.request_id if isinstance(message, Assign) else message.request
         if request in self._failed:
             return
-        layers = self._config.kv.layers
-        turn = self._turns.setdefault(request, PrefillTurn(request, layers))
+        turn = self._turns.get(request)
+        if turn is None:
+            turn = self._turns[request] = PrefillTurn(request, self._config.kv.layers)
         match message:
             case Assign():
                 turn.assign = message

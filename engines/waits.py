@@ -16,24 +16,28 @@ class Awaited(Generic[T]):
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None  # made by who has to wait: most never do
         self._value: T | None = None
+        self._here = False
 
     def set(self, value: T) -> None:
         """Hand over the value; a second one is a protocol error."""
-        if self._event.is_set():
+        if self._here:
             raise EngineError(f"{self._what} arrived twice; a peer repeats itself")
-        self._value = value
-        self._event.set()
+        self._value, self._here = value, True
+        if self._event is not None:
+            self._event.set()
 
     @property
     def is_set(self) -> bool:
         """Whether the value is here."""
-        return self._event.is_set()
+        return self._here
 
     async def wait(self, clock: Clock, deadline_s: float) -> T:
         """The value; DeadlineExceeded names it if it is not here after `deadline_s`."""
-        if not self._event.is_set():
+        if not self._here:
+            if self._event is None:
+                self._event = anyio.Event()
             with clock.deadline(deadline_s, self._what):
                 await self._event.wait()
         assert self._value is not None

@@ -80,6 +80,10 @@ def lookup(name: str, **overrides: float | None) -> Policy:
     if name not in names():
         raise SchedulerError(_unknown("policy", name, names()))
     module = import_module(f"scheduler.policies.{name.replace('-', '_')}")
+    if not hasattr(module, "POLICY"):
+        raise SchedulerError(
+            f"{module.__file__} names no policy; end it with POLICY = and the class that decides"
+        )
     policy: Policy = module.POLICY()
     traits = msgspec.to_builtins(policy.traits)
     for knob, value in overrides.items():

@@ -13,7 +13,8 @@ from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Averages, Workload, averages, loads
 from testbed.worlds.knobs import knobs
 
-TEXT_COLUMNS = 100
+HEAD_COLUMNS = 10
+TERMS_INDENT = " " * 4
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -54,35 +55,43 @@ def facts(name: str, experiment: Experiment, workload: Workload, policies: Seque
     )
 
 
-def text(found: Facts) -> str:
-    """The same for people."""
+def text(found: Facts, columns: int) -> str:
+    """The same for people, in lines of so many columns."""
     mean = found.averages
-    lines = [
-        *_paragraph("cluster", found.cluster),
-        *_paragraph("workload", found.workload),
-        f"          mean turn: {mean.hit_tokens:,.0f} tokens hit in whole blocks, "
+    turns = (
+        f"mean turn: {mean.hit_tokens:,.0f} tokens hit in whole blocks, "
         f"{mean.computed_tokens:,.1f} computed, {mean.generate_tokens:,.1f} generated; "
-        f"hit rate {mean.hit_rate:.2%}",
-        f"          {mean.turns} turns; longest context {mean.max_context_tokens:,} tokens; "
-        f"{found.stored_bytes / 1e9:,.1f} GB in storage from the start",
+        f"hit rate {mean.hit_rate:.2%}; {mean.turns} turns; longest context "
+        f"{mean.max_context_tokens:,} tokens; "
+        f"{found.stored_bytes / 1e9:,.1f} GB in storage from the start"
+    )
+    lines = [
+        *_paragraph("cluster", found.cluster, columns),
+        *_paragraph("workload", found.workload, columns),
+        *_paragraph("", turns, columns),
     ]
     for policy, asked in found.policies.items():
-        lines += _paragraph("policy", f"{policy}: {asked}")
+        lines += _paragraph("policy", f"{policy}: {asked}", columns)
     lines += ["", f"{'':18}{'target':>10}{'emulated':>10}"]
     lines += [f"{r.name:18}{r.target:10.4g}{r.emulated:10.4g}" for r in found.ratios]
     rates = ", ".join(f"{name} {bps / 1e6:,.1f}" for name, bps in found.links.items())
-    lines += ["", f"links, emulated payload in Mbit/s: {rates}", "", "at most, in turns/s:"]
+    lines += ["", f"links, emulated payload in Mbit/s: {rates}", ""]
+    lines.append("at most, in turns/s, and what sets that limit:")
     for policy, limit in found.bounds.items():
         terms = ", ".join(f"{name} {value:,.1f}" for name, value in limit.terms.items())
-        lines.append(f"  {policy:12}{limit.turns_per_s:8.1f}  {limit.binds} binds")
-        lines += textwrap.wrap(f"({terms})", TEXT_COLUMNS, initial_indent=" " * 24,
-                               subsequent_indent=" " * 24)  # fmt: skip
+        lines.append(f"  {policy:12}{limit.turns_per_s:8.1f}  {limit.binds}")
+        lines += textwrap.wrap(
+            f"({terms})", columns, initial_indent=TERMS_INDENT, subsequent_indent=TERMS_INDENT
+        )
     return "\n".join(lines)
 
 
-def _paragraph(head: str, words: str) -> list[str]:
+def _paragraph(head: str, words: str, columns: int) -> list[str]:
     return textwrap.wrap(
-        words, TEXT_COLUMNS, initial_indent=f"{head:10}", subsequent_indent=" " * 10
+        words,
+        columns,
+        initial_indent=head.ljust(HEAD_COLUMNS),
+        subsequent_indent=" " * HEAD_COLUMNS,
     )
 
 

@@ -54,8 +54,11 @@ class Document:
         if not equals or not all(keys):
             raise InputError(f"{place}: not an assignment; write --set section.key=value")
         section = self.data
-        for key in keys[:-1]:
-            section = section.setdefault(key, {})
+        for depth, key in enumerate(keys[:-1], start=1):
+            if key not in section:
+                section[key] = {}
+                self.places[keys[:depth]] = place
+            section = section[key]
             if not isinstance(section, dict):
                 raise InputError(f"{place}: {key!r} is a value, not a section; leave out its keys")
         self.forget(*keys)

@@ -35,22 +35,24 @@ def cached_files() -> list[Path]:
 def command(runs: Path, cache: bool, dry_run: bool, as_json: bool) -> None:
     """Remove run folders, and with --cache the KV cache."""
     doomed = run_folders(runs)
-    files = cached_files() if cache else []
+    files = cached_files()
     size_bytes = sum(path.stat().st_size for path in files)
     if not dry_run:
         for folder in doomed:
             shutil.rmtree(folder)
-        for path in files:
+        for path in files if cache else ():
             path.unlink(missing_ok=True)
     said = {
         "runs": [str(folder) for folder in doomed],
         "cache_files": len(files),
         "cache_bytes": size_bytes,
+        "cache_removed": cache and not dry_run,
         "removed": not dry_run,
     }
     if as_json:
         click.echo(json.dumps(said))
         return
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {len(doomed)} run folders, {len(files)} cached openings "
-               f"({size_bytes / 1e6:.1f} MB)")  # fmt: skip
+    click.echo(f"{verb} {len(doomed)} run folders")
+    kept = verb if cache else "kept (--cache removes them)"
+    click.echo(f"{kept} {len(files)} cached openings, {size_bytes / 1e6:.1f} MB")

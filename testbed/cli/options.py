@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from testbed.cli.progress import Bars
 from testbed.errors import InputError
 from testbed.facts import facts, text
 from testbed.results.picture import show
@@ -21,6 +21,7 @@ from testbed.spec import Experiment, load_experiment
 from testbed.workload import Workload, build_workload
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
+MOST_COLUMNS = 100
 
 
 def experiment_options(require: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -98,28 +99,19 @@ def play_and_tell(
     said = facts(path.name, experiment, workload, policies)
     for warning in said.warnings:
         talk.print(f"warning: {warning}", style="yellow")
-    talk.print(text(said) + "\n", highlight=False, soft_wrap=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} turns"),
-        TimeElapsedColumn(),
-        console=talk,
-        disable=not talk.is_terminal,
-    ) as bars:
-        tasks = {policy: bars.add_task(f"{policy}: waiting", total=None) for policy in policies}
-
-        def progress(policy: str, phase: str, done: int, planned: int) -> None:
-            bars.update(tasks[policy], description=f"{policy}: {phase}")
-            if planned:
-                bars.update(tasks[policy], completed=done, total=planned)
-
-        comparison = play(experiment, path.stem, workload, policies, runs, progress, world)
+    talk.print(text(said, columns(talk)) + "\n", highlight=False, soft_wrap=True)
+    with Bars(policies, talk) as bars:
+        comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
     else:
         show(comparison, Console())
     return exit_code(comparison, require)
+
+
+def columns(console: Console) -> int:
+    """How wide words may run: as the terminal, within reason."""
+    return min(console.width, MOST_COLUMNS) if console.is_terminal else MOST_COLUMNS
 
 
 def exit_code(comparison: Comparison, require: str) -> int:

@@ -183,7 +183,7 @@ def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float,
     begin_s = float(starts[min(filled + math.ceil(decoding), last)])
     end_s = float(starts[end])
     if end_s - begin_s < SHORTEST_WINDOW_S:
-        return 0.0, float(starts[-1])
+        return 0.0, max(turn.done_s or turn.decode_start_s for turn in turns)
     return begin_s, end_s
 
 

@@ -63,19 +63,20 @@ def numbers_table(policies: dict[str, PolicyResult], speedup: dict[str, float]) 
     table.add_column("")
     for name in policies:
         table.add_column(name, justify="right")
+    if len(policies) > 1:
+        table.add_row("speed-up", *(f"{speedup[name]:.2f}x" for name in policies), style="bold")
     for label, cells in _lines(list(policies.values())):
         table.add_row(label, *cells)
-    table.add_row("speed-up", *(f"{speedup[name]:.2f}x" for name in policies))
     return table
 
 
 def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
     return [
         ("turns/s, steady", [f"{r.throughput_turns_per_s:.1f}" for r in results]),
-        ("its bound", [f"{r.bound.turns_per_s:.1f}" for r in results]),
-        ("what binds", [r.bound.binds for r in results]),
+        ("at most", [f"{r.bound.turns_per_s:.1f}" for r in results]),
+        ("limited by", [r.bound.binds for r in results]),
         (
-            "of the bound",
+            "of that limit",
             [f"{r.throughput_turns_per_s / r.bound.turns_per_s:.0%}" for r in results],
         ),
         ("TTFT mean / p99, s", [f"{r.ttft_s.mean:.2f} / {r.ttft_s.p99:.2f}" for r in results]),
@@ -118,7 +119,7 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
     """The whole picture of a run or comparison, for a terminal of so many columns."""
     title = (
         f"{comparison.experiment} · seed {comparison.seed} · {_pace(comparison)} · "
-        f"1 emulated token = {comparison.token_scale} tokens"
+        f"1 token for {comparison.token_scale}"
     )
     return Panel(
         Group(
@@ -137,8 +138,8 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
 def _pace(comparison: Comparison) -> str:
     if comparison.world == "virtual":
         paces = [result.virtual_s_per_wall_s for result in comparison.policies.values()]
-        return f"virtual, {min(paces):.1f} s of the cluster in 1 s here"
-    return f"1 s of the cluster = {comparison.time_scale:g} s here"
+        return f"virtual, {min(paces):.1f} s in one of ours"
+    return f"1 s takes {comparison.time_scale:g} s here"
 
 
 def show(comparison: Comparison, console: Console) -> None:

@@ -1,5 +1,8 @@
 """The published result of a run or comparison; all in target units, emulated ones beside."""
 
+import json
+from typing import Any
+
 import msgspec
 
 from testbed.bound import Bound
@@ -96,3 +99,16 @@ class Comparison(msgspec.Struct, frozen=True):
     policies: dict[str, PolicyResult]
     speedup: dict[str, float]
     folder: str
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `compare --json`; a copy of it is `docs/compare.schema.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "testbed compare --json",
+        **msgspec.json.schema(Comparison),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

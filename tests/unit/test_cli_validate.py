@@ -8,7 +8,9 @@ import pytest
 
 from scheduler.errors import SchedulerError
 from testbed.cli import main as cli
+from testbed.cli.options import load
 from testbed.errors import EnvironmentUnfit
+from testbed.facts import facts, text
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(ROOT / "topologies/1p2d.yaml")
@@ -54,6 +56,27 @@ def test_missing_file_and_bad_override_are_exit_2(capsys: pytest.CaptureFixture[
     assert "nowhere.yaml: cannot be read" in capsys.readouterr().err
     assert cli.main(["validate", EXPERIMENT, "--set", "cluster.decode_nodes=0"]) == 2
     assert capsys.readouterr().err.startswith("testbed: --set cluster.decode_nodes=0: ")
+
+
+def test_a_node_that_is_not_there_is_blamed_on_its_override(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["validate", EXPERIMENT, "--set", "nodes.de7.snic_share=0.5"]) == 2
+    assert capsys.readouterr().err.startswith("testbed: --set nodes.de7.snic_share=0.5: no node")
+
+
+def test_another_kind_of_workload_has_its_own_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["validate", EXPERIMENT, "--workload", "weka"]) == 0
+    assert "recorded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_words_fit_the_terminal(columns: int) -> None:
+    experiment, workload = load(Path(EXPERIMENT), None, None, None, ())
+    found = facts("x", experiment, workload, ["basic", "dualpath"])
+    lines = text(found, columns).splitlines()
+    assert max(map(len, lines)) <= max(columns, 76)  # the line of links is not wrapped
+    assert any(line.startswith("workload  1200 agents") for line in lines)
 
 
 def test_workload_too_large_for_the_memory_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:

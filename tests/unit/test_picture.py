@@ -50,7 +50,18 @@ def test_a_virtual_run_says_how_fast_its_time_went() -> None:
         for name, result in found.policies.items()
     }
     found = msgspec.structs.replace(found, world="virtual", policies=policies)
-    assert "virtual, 12.3 s of the cluster in 1 s here" in shown(found)
+    assert "virtual, 12.3 s in one of ours" in shown(found)
+
+
+def test_a_run_of_one_policy_has_nothing_to_be_faster_than() -> None:
+    both = comparison()
+    alone = msgspec.structs.replace(both, policies={"basic": both.policies["basic"]})
+    assert "speed-up" in shown(both) and "speed-up" not in shown(alone)
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_title_is_not_cut(columns: int) -> None:
+    assert "1 token for 64 ─" in shown(comparison(), columns)
 
 
 def test_bars_shrink_no_further_than_can_be_read() -> None:
@@ -78,7 +89,7 @@ def test_a_bar_shows_eighths_of_a_cell() -> None:
 def test_the_picture_names_policies_nodes_numbers_and_folder() -> None:
     text = shown(comparison())
     said = ("basic", "dualpath", "pe0", "de0", "2.00x", "75% / 25%", "runs/1p1d-1")
-    for words in (*said, "functional: passed", "timing: faithful", "1 s of the cluster = 2 s"):
+    for words in (*said, "functional: passed", "timing: faithful", "1 s takes 2 s here"):
         assert words in text
     lines = text.splitlines()
     throughput = next(line for line in lines if "turns/s, steady" in line)

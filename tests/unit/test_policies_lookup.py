@@ -34,3 +34,11 @@ def test_a_wrong_name_or_knob_is_answered_with_the_nearest(
 ) -> None:
     with pytest.raises(SchedulerError, match=says):
         lookup(name, **knobs)
+
+
+def test_a_file_that_names_no_policy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scheduler.policies import basic
+
+    monkeypatch.delattr(basic, "POLICY")
+    with pytest.raises(SchedulerError, match=r"basic.py names no policy; end it with POLICY ="):
+        lookup("basic")

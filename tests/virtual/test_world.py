@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,22 @@ def test_time_has_no_scale_here(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([*words("run", "1p1d.yaml", tmp_path / "runs"), "--time-scale", "2"]) == 2
     assert "--time-scale" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_shows_progress_and_the_picture(tmp_path: Path) -> None:
+    command = [word for word in words("run", "1p1d.yaml", tmp_path, *SMALL) if word != "--json"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "testbed.cli.main", *command], cwd=ROOT,
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        seen = b""
+        try:
+            while part := os.read(ours, 65536):
+                seen += part
+        except OSError:
+            pass  # Linux says EIO when the last writer has left
+        os.close(ours)
+    assert process.returncode == 0, seen.decode()
+    assert b"96/96 turns" in seen and b"functional" in seen
