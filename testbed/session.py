@@ -17,7 +17,7 @@ from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import join, judge
 from testbed.spec import Experiment
 from testbed.workload import Workload
-from testbed.worlds import emulated, virtual
+from testbed.worlds import virtual
 from testbed.worlds.layout import Layout
 from testbed.worlds.plan import LabPlan
 
@@ -25,7 +25,16 @@ Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, t
 World = Callable[[LabPlan, Callable[[str, int, int], None]], RunData]
 
 EMULATED, VIRTUAL = "emulated", "virtual"
-WORLDS: dict[str, World] = {EMULATED: emulated.run, VIRTUAL: virtual.run}
+
+
+def _emulated(plan: LabPlan, progress: Callable[[str, int, int], None]) -> RunData:
+    # Imported when it is asked for: most of it only loads on Linux.
+    from testbed.worlds import emulated
+
+    return emulated.run(plan, progress)
+
+
+WORLDS: dict[str, World] = {EMULATED: _emulated, VIRTUAL: virtual.run}
 
 
 def cache_folder() -> Path:

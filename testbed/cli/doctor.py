@@ -5,7 +5,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from testbed.fabric.probe import probe
+from testbed.worlds.emulated import require_packages
 
 EXIT_UNFIT = 4
 STYLES = {"ok": "green", "degraded": "yellow", "missing": "red"}
@@ -15,6 +15,9 @@ STYLES = {"ok": "green", "degraded": "yellow", "missing": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Findings as JSON.")
 def command(as_json: bool) -> int:
     """Try each primitive in a throw-away private namespace; exit 4 if one is missing."""
+    require_packages()
+    from testbed.fabric.probe import probe
+
     findings = probe()
     if as_json:
         click.echo(msgspec.json.encode(findings))

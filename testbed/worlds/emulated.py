@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from testbed.fabric.private import PrivateProcess, start_private
 from testbed.results.metrics import RunData, load
 from testbed.worlds.plan import LabPlan
 
+PACKAGES = ("lmdb", "mininet", "pyroute2", "torch", "uvloop")  # pyproject.toml, extra "emulated"
 Progress = Callable[[str, int, int], None]  # phase, turns ended, turns planned
 
 
@@ -22,6 +24,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
 
     Raises RunFailed with the lab's reason, EnvironmentUnfit if the namespaces cannot be made.
     """
+    require_packages()
     folder = Path(plan.world.folder)
     for part in ("accounts", "hosts", "logs", "truth", "store"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -40,6 +43,16 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
             raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
         raise RunFailed(f"the lab ended early: {last} (whole story: {log})")
     return load(folder)
+
+
+def require_packages() -> None:
+    """Raise EnvironmentUnfit unless the packages of the emulated world are installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise EnvironmentUnfit(
+            f"the emulated world needs {', '.join(missing)}: pip install '.[emulated]' in the "
+            "project's folder, on Linux; or play in virtual time: --world virtual"
+        )
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -44,14 +44,15 @@ class Samples(msgspec.Struct):
     network_up_s: float
 
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+def _ticks_per_s() -> int:
+    return os.sysconf("SC_CLK_TCK")
 
 
 def machine_busy_s() -> float:
     """CPU seconds that the whole machine has spent other than idle (proc_stat(5))."""
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
-    return (user + nice + system + irq + softirq + steal) / _TICKS
+    return (user + nice + system + irq + softirq + steal) / _ticks_per_s()
 
 
 def own_cpu_s() -> float:
@@ -65,7 +66,7 @@ def own_cpu_s() -> float:
                 continue  # it ended between the listing and the look
             # utime, stime, cutime, cstime (proc_pid_stat(5), fields 14 to 17)
             total += sum(int(word) for word in words[11:15])
-    return total / _TICKS
+    return total / _ticks_per_s()
 
 
 def now_s() -> float:

@@ -1,0 +1,83 @@
+"""Where there is neither torch nor Mininet nor any other extra, the virtual world runs."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from testbed.worlds.emulated import PACKAGES
+
+ROOT = Path(__file__).parents[2]
+
+
+def base_distributions() -> set[str]:
+    """What `pip install .` brings: the project's plain dependencies, and theirs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in project["dependencies"]]
+    while waiting:
+        wanted = waiting.pop()
+        needed = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if needed and wanted.name not in found:
+            found.add(wanted.name)
+            waiting += [Requirement(line) for line in metadata.requires(wanted.name) or ()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages that holds these distributions and nothing else."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in base_distributions():
+        for file in metadata.files(name) or ():
+            top = file.parts[0]
+            if top != ".." and not (folder / top).exists():
+                (folder / top).symlink_to(Path(str(metadata.distribution(name).locate_file(top))))
+    return folder
+
+
+def call(packages: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(packages)!r}]; "
+        "from testbed.cli.main import main; sys.exit(main())"
+    )
+    # -I and -S: neither the environment's nor the machine's packages can be seen.
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, *words],
+        capture_output=True, text=True, timeout=100, check=False, cwd=packages,
+    )  # fmt: skip
+
+
+def test_the_extras_are_not_there(packages: Path) -> None:
+    for name in PACKAGES:
+        assert not list(packages.glob(f"{name}*")), name
+
+
+def test_a_comparison_runs_in_virtual_time(packages: Path, tmp_path: Path) -> None:
+    experiment = str(ROOT / "topologies/1p2d.yaml")
+    ended = call(
+        packages, "compare", experiment, "--world", "virtual", "--json", "--require", "functional",
+        "--runs", str(tmp_path), "--set", "workload.agents=24",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["verdict"]["functional"] == "passed"
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["run", str(ROOT / "topologies/1p2d.yaml")]])
+def test_the_emulated_world_says_what_it_lacks(
+    packages: Path, tmp_path: Path, words: list[str]
+) -> None:
+    more = ["--runs", str(tmp_path)] if words[0] == "run" else []
+    ended = call(packages, *words, *more)
+    assert ended.returncode == 4, ended.stderr
+    assert "torch" in ended.stderr and "--world virtual" in ended.stderr
+
+
+def test_validate_and_help_work(packages: Path) -> None:
+    assert call(packages, "validate", str(ROOT / "topologies/1p2d.yaml")).returncode == 0
+    assert "Verbs" in call(packages, "--help").stdout
