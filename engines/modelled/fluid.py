@@ -32,6 +32,7 @@ class Link:
         self.active: tuple[dict[Channel, None], dict[Channel, None]] = ({}, {})
         self.shares = [inf, inf]
         self.done_bytes = [0.0, 0.0]
+        self.frame_bytes = 0  # headers, notes and acknowledgements: counted, but they take no time
 
     def carried_bytes(self, level: int, now_s: float) -> float:
         """Bytes of a level that have crossed it by now."""

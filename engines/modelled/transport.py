@@ -1,41 +1,47 @@
 """The modelled transport: writes are fluid flows, messages take a constant latency.
 
 As on the real side, everything of one class between two hosts stays in order, on one channel. A
-write arrives when its last byte does; its acknowledgement takes no time.
+write arrives when its last byte does; its acknowledgement takes no time. What the real side puts
+around a payload (engines/real/frames.py) is counted on the links, and takes no time either.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from engines.errors import TransferError
 from engines.kv import Span
+from engines.layout import KvLayout
 from engines.messages import Barrier, Message
 from engines.modelled.fluid import Channel, FluidNetwork
 from engines.seams.transport import Delivery, TrafficClass, Write
 
 Path = tuple[str, ...]
+HEADER_BYTES, ACK_BYTES, DIGEST_BYTES = 54, 62, 8  # as on the real side
 NOTE_BYTES = 32  # what a message of class MODEL weighs without its load
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Wires:
     """What all hosts share: links, routes, and messages on their way.
 
-    `route` gives the links from one host to another, `weigh` the bytes of a span; `latency_s` is
-    that of every message.
+    `route` gives the links from one host to another, `latency_s` is that of every message.
     """
 
     def __init__(
         self,
         network: FluidNetwork,
         route: Callable[[str, str], Path],
-        weigh: Callable[[Span], int],
+        layout: KvLayout,
         latency_s: float,
     ) -> None:
         self.hosts: dict[str, FluidTransport] = {}
+        self.layout = layout
         self._network = network
         self._route = route
-        self._weigh = weigh
         self._latency_s = latency_s
         self._channels: dict[tuple[str, str, bool], Channel] = {}
         self._on_the_way: deque[tuple[float, FluidTransport, str, Message]] = deque()
@@ -53,22 +59,33 @@ class Wires:
         self, sender: str, peer: str, model: bool, size: int, arrived: Callable[[], None]
     ) -> None:
         """Move bytes; nothing at all arrives at once, but behind what was sent before."""
-        key = (sender, peer, model)
-        channel = self._channels.get(key)
-        if channel is None:
-            route = self._route(sender, peer)
-            channel = self._channels[key] = self._network.channel(model, route)
-        self._network.send(channel, size, arrived)
+        self._network.send(self._channel(sender, peer, model), size, arrived)
 
     def weigh(self, write: Write) -> int:
         """Bytes of a write; TransferError unless source and target hold as many."""
-        size = self._weigh(write.source)
-        if size != self._weigh(write.target):
+        size = self.layout.span_bytes(write.source)
+        if size != self.layout.span_bytes(write.target):
             raise TransferError(
                 f"write of request {write.request}: {write.source} and {write.target} do not "
                 "weigh the same; spans must cover the same tokens and layers"
             )
         return size
+
+    def frame(self, sender: str, peer: str, write: Write) -> None:
+        """Count what surrounds a payload: header and note on the way, an acknowledgement back."""
+        around = HEADER_BYTES + len(_encode((write.note, write.target)))
+        for link in self._channel(sender, peer, False).links:
+            link.frame_bytes += around
+        for link in self._channel(peer, sender, False).links:
+            link.frame_bytes += ACK_BYTES
+
+    def _channel(self, sender: str, peer: str, model: bool) -> Channel:
+        key = (sender, peer, model)
+        channel = self._channels.get(key)
+        if channel is None:
+            route = self._route(sender, peer)
+            channel = self._channels[key] = self._network.channel(model, route)
+        return channel
 
     def post(self, sender: str, peer: "FluidTransport", message: Message) -> None:
         """Deliver a message after the latency; all messages stay in order."""
@@ -105,6 +122,7 @@ class FluidTransport:
         target, size = self._wires.host(peer), self._wires.weigh(write)
 
         def arrived() -> None:
+            self._wires.frame(self.host, peer, write)
             target.deliver(self.host, write.note)
             if not future.done():
                 future.set_result(loop.time())
@@ -140,8 +158,9 @@ class FluidTransport:
             self._waiting.set_result(None)
 
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
-        """Blocks of this world are sizes: there is nothing to digest."""
-        return b""
+        """Blocks here are sizes: there is nothing to digest, but digests weigh something."""
+        blocks = (span.last - span.first) // self._wires.layout.block_tokens
+        return bytes(DIGEST_BYTES * blocks)
 
     def check(self, span: Span, content: bytes, first_block: int, digests: bytes) -> None:
         """Sizes are right by construction."""

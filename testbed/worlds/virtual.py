@@ -91,9 +91,7 @@ class _World:
             wires.storage_hosts,
         )
         self._network = FluidNetwork(_capacities(self._shape, wires), wires.qos)
-        self._wires = Wires(
-            self._network, self._route, plan.world.layout.span_bytes, MESSAGE_LATENCY_S
-        )
+        self._wires = Wires(self._network, self._route, plan.world.layout, MESSAGE_LATENCY_S)
         self._transports = {
             host.name: FluidTransport(host.name, self._wires) for host in plan.hosts
         }
@@ -168,12 +166,11 @@ class _World:
         )
         return Sample(now_s, ports, 0.0, 0.0, 0.0)
 
-    def _carried(
-        self, owner: str, nic: str, way: str, levels: tuple[int, ...] = (MODEL, KV)
-    ) -> int:
+    def _carried(self, owner: str, nic: str, way: str) -> int:
         link = self._network.links[":".join(Port(owner, nic, way))]
         now_s = self.clock.now_s()
-        return round(sum(link.carried_bytes(level, now_s) for level in levels))
+        carried = link.carried_bytes(MODEL, now_s) + link.carried_bytes(KV, now_s)
+        return round(carried) + link.frame_bytes
 
     def _class_bytes(self) -> dict[str, dict[str, int]]:
         found = {}

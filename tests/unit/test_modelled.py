@@ -6,6 +6,7 @@ import pytest
 from engines.config import GroupConfig
 from engines.errors import KvMissing, TransferError
 from engines.kv import Extent, Span
+from engines.layout import KvLayout
 from engines.messages import Barrier, Drain, Message, Start, TurnFailed
 from engines.modelled.clock import VirtualClock
 from engines.modelled.compute import PacedCompute, next_content
@@ -14,24 +15,23 @@ from engines.modelled.fluid import FluidNetwork
 from engines.modelled.loop import run_virtual
 from engines.modelled.store import ExtentStore
 from engines.modelled.transport import NOTE_BYTES, FluidTransport, Wires
+from engines.real import frames
 from engines.seams.compute import DecodeJob, PrefillJob
 from engines.seams.transport import TrafficClass, Transport, Write
 
 LATENCY_S = 0.01
-RATE = 100.0
+RATE = 400.0
+LAYOUT = KvLayout(token_scale=1, block_tokens=4, layers=2, width=1)
 
 
 def wires(*hosts: str) -> dict[str, FluidTransport]:
-    """Hosts on one link of 100 bytes/s; a token and layer weighs a byte."""
+    """Hosts on one link of 400 bytes/s; a token and layer weighs four bytes."""
     network = FluidNetwork({"link": RATE}, True)
 
     def route(sender: str, peer: str) -> tuple[str, ...]:
         return ("link",)
 
-    def weigh(span: Span) -> int:
-        return (span.last - span.first) * (span.layer_last - span.layer_first)
-
-    whole = Wires(network, route, weigh, LATENCY_S)
+    whole = Wires(network, route, LAYOUT, LATENCY_S)
     return {host: FluidTransport(host, whole) for host in hosts}
 
 
@@ -90,12 +90,26 @@ def test_a_barrier_passes_before_kv_and_weighs_its_load() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: hosts["a"].write("b", write(100, 1), deadline_s=9))
             await clock.sleep_until_s(1.0)
-            barrier = Barrier(0, 0, 0.0, bytes(99 - NOTE_BYTES))
+            barrier = Barrier(0, 0, 0.0, bytes(396 - NOTE_BYTES))
             await hosts["a"].send("b", barrier, TrafficClass.MODEL)
             (_, first_s), (_, second_s) = await arrivals(hosts["b"], 2)
         return first_s, second_s
 
     assert run_virtual(main) == pytest.approx((2.0, 2.99))
+
+
+def test_what_surrounds_a_payload_is_counted_and_takes_no_time() -> None:
+    async def main() -> tuple[float, int]:
+        hosts = wires("a", "b")
+        arrived_s = await hosts["a"].write("b", write(50, 1), deadline_s=9)
+        link = hosts["a"]._wires._network.links["link"]
+        return arrived_s, link.frame_bytes
+
+    arrived_s, framed = run_virtual(main)
+    assert arrived_s == pytest.approx(1.0)
+    real = frames.HEADER_BYTES + len(frames.encode(frames.Doorbell(Start(1), write(50, 1).target)))
+    acknowledgement = frames.HEADER_BYTES + len(frames.encode_arrival(1.0))
+    assert framed == real + acknowledgement
 
 
 def test_unknown_peers_and_unlike_spans_are_refused() -> None:
@@ -178,5 +192,5 @@ def test_the_modelled_sides_are_what_the_seams_ask_for() -> None:
     group = GroupConfig("g", "a", ("a",), ("a",), "s", 1.0, 8)
     transport: Transport = wires(group.leader)["a"]
     span = Span("dram", 0, 0, 4, 0, 2)
-    assert transport.seal(span, b"", 0) == b""
+    assert transport.seal(span, b"", 0) == bytes(8)
     transport.check(span, b"", 0, b"anything")
