@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.bound import Reads, reads_of
+from testbed.results import parity
 
 Case = tuple[str, ...]
 Policy = dict[str, Any]
 
+VIRTUALLY = "-virtual"
 CASES: dict[str, Case] = {
     "1p1d": ("compare", "topologies/1p1d.yaml"),
     "1p2d": ("compare", "topologies/1p2d.yaml"),
@@ -37,6 +39,10 @@ CASES: dict[str, Case] = {
     "tau-0.25": ("compare", "topologies/1p1d.yaml", "--policies", "dualpath",
                  "--time-scale", "0.25"),
     "real-sessions": ("compare", "topologies/weka.yaml"),
+    **{
+        f"{name}{VIRTUALLY}": ("compare", f"topologies/{name}.yaml", "--world", "virtual")
+        for name in ("1p1d", "1p2d", "2p1d")
+    },
 }  # fmt: skip
 
 
@@ -87,6 +93,9 @@ def claims(bench: Bench) -> None:
     for needed, check in wanted:
         if needed <= bench.results.keys():
             check(bench)
+    for case in bench.results:
+        if case.endswith(VIRTUALLY) and case.removesuffix(VIRTUALLY) in bench.results:
+            _parity(bench, case.removesuffix(VIRTUALLY))
     for case, result in bench.results.items():
         for name, policy in result["policies"].items():
             right = policy["tokens_equal"] == policy["tokens_checked"] > 0
@@ -167,6 +176,18 @@ def _overload(bench: Bench) -> None:
 def _real_sessions(bench: Bench) -> None:
     result = bench.results["real-sessions"]
     bench.claim("real sessions: dualpath over basic", result["speedup"]["dualpath"], "", None)
+
+
+def _parity(bench: Bench, case: str) -> None:
+    emulated, virtual = bench.results[case], bench.results[case + VIRTUALLY]
+    alike = parity.same_order(emulated, virtual)
+    bench.claim(f"{case}: both worlds rank policies alike", float(alike), "1", alike)
+    for found in parity.rates(emulated, virtual):
+        what = f"{case}, {found.what}: virtual over emulated"
+        bench.alike(what, found.virtual, found.emulated, found.tolerance)
+    worst = max(parity.ports(emulated, virtual), key=lambda found: abs(found.ratio - 1))
+    what = f"{case}, bytes a turn, worst port ({worst.what}): virtual over emulated"
+    bench.alike(what, worst.virtual, worst.emulated, worst.tolerance)
 
 
 def play(case: str, runs: Path) -> Any:
