@@ -88,8 +88,8 @@ class Buffer:
             storage: Arena(Slots(config.inbox_tokens, config.kv.block_tokens))
             for storage in config.storages
         }
-        self._reads = anyio.Semaphore(config.reads_in_flight)
-        self._ahead = anyio.Semaphore(config.read_ahead or 1_000_000)
+        self._reads = anyio.Semaphore(config.reads_in_flight, fast_acquire=True)
+        self._ahead = anyio.Semaphore(config.read_ahead or 1_000_000, fast_acquire=True)
         self._turns: dict[int, HeldTurn] = {}
         self._arriving: dict[Span, _Arrival] = {}
         self._keeping: dict[Extent, Awaited[bool]] = {}

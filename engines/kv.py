@@ -69,30 +69,31 @@ def address_space(capacity: int, block_tokens: int) -> int:
 class Slots:
     """First-fit slots, each of whole blocks, `capacity` tokens in all at a time.
 
-    `no_hole` counts how often there were tokens enough, but no hole that takes them in one piece.
+    `free_tokens` are those that no slot holds. `no_hole` counts how often there were tokens
+    enough, but no hole that takes them in one piece.
     """
 
     def __init__(self, capacity: int, block_tokens: int) -> None:
-        self.capacity = capacity // block_tokens * block_tokens
+        self.capacity = self.free_tokens = capacity // block_tokens * block_tokens
         self.no_hole = 0
         self._block_tokens = block_tokens
         # (start, length), by start
         self._free: list[tuple[int, int]] = [(0, address_space(self.capacity, block_tokens))]
         self._held: dict[int, int] = {}
 
-    @property
-    def free_tokens(self) -> int:
-        """Tokens not held by any slot."""
-        return self.capacity - sum(self._held.values())
-
-    def take(self, tokens: int) -> int | None:
-        """The place of a new slot for `tokens`, or None while none fits."""
+    def require(self, tokens: int) -> int:
+        """`tokens` in whole blocks; raises CapacityError if they can never fit."""
         need = round_up(tokens, self._block_tokens)
         if need > self.capacity:
             raise CapacityError(
                 f"a request needs {need} tokens of a memory that holds {self.capacity}; "
                 "give the profile more of it or shorten the workload's contexts"
             )
+        return need
+
+    def take(self, tokens: int) -> int | None:
+        """The place of a new slot for `tokens`, or None while none fits."""
+        need = self.require(tokens)
         if need > self.free_tokens:
             return None
         for index, (start, length) in enumerate(self._free):
@@ -100,6 +101,7 @@ class Slots:
                 rest = [(start + need, length - need)] if length > need else []
                 self._free[index : index + 1] = rest
                 self._held[start] = need
+                self.free_tokens -= need
                 return start
         self.no_hole += 1
         return None
@@ -107,6 +109,7 @@ class Slots:
     def give(self, slot: int) -> None:
         """Free a slot and join it to its free neighbours."""
         length = self._held.pop(slot)
+        self.free_tokens += length
         spans = sorted([*self._free, (slot, length)])
         joined: list[tuple[int, int]] = []
         for start, size in spans:

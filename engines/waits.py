@@ -1,5 +1,6 @@
 """What engines wait for: a value that a message brings, and room in a memory."""
 
+from collections import deque
 from typing import Generic, TypeVar
 
 import anyio
@@ -44,13 +45,21 @@ class Awaited(Generic[T]):
         return self._value
 
 
+class _InLine:
+    """Somebody who waits for room."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.slot: int | None = None
+        self.called = anyio.Event()
+
+
 class Arena:
     """Slots of one memory, handed out first come, first served; who does not fit waits."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._turnstile = anyio.Lock()
-        self._freed = anyio.Event()
+        self._line: deque[_InLine] = deque()
 
     @property
     def free_tokens(self) -> int:
@@ -64,17 +73,38 @@ class Arena:
 
     async def take(self, tokens: int) -> int:
         """A slot for `tokens`; waits behind everybody who asked earlier."""
-        async with self._turnstile:
-            while (slot := self._slots.take(tokens)) is None:
-                self._freed = anyio.Event()
-                await self._freed.wait()
+        self._slots.require(tokens)
+        if (slot := self.take_now(tokens)) is not None:
             return slot
+        place = _InLine(tokens)
+        self._line.append(place)
+        try:
+            await place.called.wait()
+        except BaseException:
+            self._leave(place)
+            raise
+        assert place.slot is not None
+        return place.slot
 
     def take_now(self, tokens: int) -> int | None:
         """A slot for `tokens`, or None if they do not fit or others wait for theirs."""
-        return None if self._turnstile.locked() else self._slots.take(tokens)
+        return None if self._line else self._slots.take(tokens)
 
     def give(self, slot: int) -> None:
-        """Free a slot and wake whoever stands first in line."""
+        """Free a slot and serve who stands first in line."""
         self._slots.give(slot)
-        self._freed.set()
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._line and (slot := self._slots.take(self._line[0].tokens)) is not None:
+            first = self._line.popleft()
+            first.slot = slot
+            first.called.set()
+
+    def _leave(self, place: _InLine) -> None:
+        """Give up waiting; who was called in the same instant gives its slot back."""
+        if place.slot is not None:
+            self._slots.give(place.slot)
+        else:
+            self._line.remove(place)
+        self._serve()

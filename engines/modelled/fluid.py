@@ -10,6 +10,7 @@ max-min fair (Bertsekas and Gallager, Data Networks, section 6.5).
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from heapq import heappop, heappush
 from math import inf
 
@@ -134,6 +135,11 @@ class FluidNetwork:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Asked for once: on some systems each question is a system call."""
+        return asyncio.get_running_loop()
+
     def channel(self, model: bool, path: Sequence[str]) -> Channel:
         """A new channel of class MODEL or KV over a path; without classes all are alike."""
         level = MODEL if model and self._qos else KV
@@ -154,11 +160,10 @@ class FluidNetwork:
             self._fresh[channel] = None
         if not self._settling:
             self._settling = True
-            asyncio.get_running_loop().call_soon(self._settle)
+            self._loop.call_soon(self._settle)
 
     def _settle(self) -> None:
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        now_s = self._loop.time()
         self._settling = False
         moved, fresh = self._moved, self._fresh
         self._moved, self._fresh = {}, {}
@@ -170,7 +175,7 @@ class FluidNetwork:
         changed = self._relax(moved, KV)
         changed.update((c, None) for c in fresh if c.level == KV)
         self._reset(changed, now_s)
-        self._set_timer(loop)
+        self._set_timer()
 
     def _relax(self, moved: Iterable[Link], level: int) -> dict[Channel, None]:
         """Let shares settle from the links that moved; returns channels whose rate may change."""
@@ -208,7 +213,7 @@ class FluidNetwork:
         self._pushed += 1
         heappush(self._finishes, (channel.finish_s, self._pushed, channel))
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self) -> None:
         finishes = self._finishes
         while finishes and finishes[0][0] != finishes[0][2].finish_s:
             heappop(finishes)  # its channel got another rate since
@@ -218,20 +223,19 @@ class FluidNetwork:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_s = next_s
-        self._timer = loop.call_at(next_s, self._finish) if finishes else None
+        self._timer = self._loop.call_at(next_s, self._finish) if finishes else None
 
     def _finish(self) -> None:
         """Everything that is through by now, in the order of its finish."""
-        loop = asyncio.get_running_loop()
         self._timer, self._timer_s = None, inf
         # Timers that are alike but for rounding fire together.
-        finishes, now_s = self._finishes, loop.time()
+        finishes, now_s = self._finishes, self._loop.time()
         now_s += 2 * resolution_s(now_s)
         while finishes and finishes[0][0] <= now_s:
             finish_s, _, channel = heappop(finishes)
             if finish_s == channel.finish_s:
                 self._through(channel, finish_s)
-        self._set_timer(loop)
+        self._set_timer()
 
     def _through(self, channel: Channel, now_s: float) -> None:
         size = channel.head_bytes

@@ -8,7 +8,7 @@ import asyncio
 import selectors
 from collections.abc import Awaitable, Callable
 from math import ulp
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -58,6 +58,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._jump.now_s
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """A callback's error ends the world; asyncio would log it, and all would wait in vain."""
+        error = context.get("exception")
+        if error is not None:
+            raise error
+        super().call_exception_handler(context)
 
 
 def run_virtual(function: Callable[[], Awaitable[T]]) -> T:

@@ -8,6 +8,7 @@ around a payload (engines/real/frames.py) is counted on the links, and takes no 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 
 import msgspec
 
@@ -45,6 +46,11 @@ class Wires:
         self._latency_s = latency_s
         self._channels: dict[tuple[str, str, bool], Channel] = {}
         self._on_the_way: deque[tuple[float, FluidTransport, str, Message]] = deque()
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Asked for once: on some systems each question is a system call."""
+        return asyncio.get_running_loop()
 
     def host(self, name: str) -> "FluidTransport":
         """The peer of that name; TransferError if nobody is."""
@@ -89,20 +95,18 @@ class Wires:
 
     def post(self, sender: str, peer: "FluidTransport", message: Message) -> None:
         """Deliver a message after the latency; all messages stay in order."""
-        loop = asyncio.get_running_loop()
-        due_s = loop.time() + self._latency_s
+        due_s = self.loop.time() + self._latency_s
         self._on_the_way.append((due_s, peer, sender, message))
         if len(self._on_the_way) == 1:
-            loop.call_at(due_s, self._post_due)
+            self.loop.call_at(due_s, self._post_due)
 
     def _post_due(self) -> None:
-        loop = asyncio.get_running_loop()
         due_s = self._on_the_way[0][0]
         while self._on_the_way and self._on_the_way[0][0] == due_s:
             _, peer, sender, message = self._on_the_way.popleft()
             peer.deliver(sender, message)
         if self._on_the_way:
-            loop.call_at(self._on_the_way[0][0], self._post_due)
+            self.loop.call_at(self._on_the_way[0][0], self._post_due)
 
 
 class FluidTransport:
@@ -117,7 +121,7 @@ class FluidTransport:
 
     async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
         """Move a span; returns the target time at which the peer had it in place."""
-        loop = asyncio.get_running_loop()
+        loop = self._wires.loop
         future: asyncio.Future[float] = loop.create_future()
         target, size = self._wires.host(peer), self._wires.weigh(write)
 
@@ -146,13 +150,13 @@ class FluidTransport:
     async def receive(self) -> Delivery:
         """The next message or doorbell, in order of arrival."""
         while not self._inbox:
-            self._waiting = asyncio.get_running_loop().create_future()
+            self._waiting = self._wires.loop.create_future()
             await self._waiting
         return self._inbox.popleft()
 
     def deliver(self, sender: str, message: Message) -> None:
         """Queue a message for `receive`."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._wires.loop.time()
         self._inbox.append(Delivery(sender, message, now_s))
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)

@@ -48,6 +48,15 @@ def test_nothing_left_to_happen_is_a_deadlock() -> None:
         run_virtual(main)
 
 
+def test_an_error_in_a_callback_ends_the_world() -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(1.0, lambda: [][0])
+        await anyio.sleep(100)
+
+    with pytest.raises(IndexError):
+        run_virtual(main)
+
+
 def test_who_waits_in_vain_is_named_and_who_got_it_is_not() -> None:
     clock = VirtualClock()
 
