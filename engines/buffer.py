@@ -37,7 +37,7 @@ from engines.messages import (
 )
 from engines.seams.clock import Clock
 from engines.seams.transport import Transport, Write
-from engines.waits import Arena, Awaited
+from engines.waits import Arena, Awaited, Bandwidth
 from scheduler.types import NodeReport, ReadExtent, Side
 
 
@@ -84,6 +84,7 @@ class Buffer:
         self._transport = transport
         self._side = Side(config.side)
         self._dram = Arena(Slots(config.dram_tokens, config.kv.block_tokens))
+        self._bandwidth = Bandwidth(clock, config.dram_tokens_per_s * config.kv.layers)
         self._inbox = {
             storage: Arena(Slots(config.inbox_tokens, config.kv.block_tokens))
             for storage in config.storages
@@ -96,7 +97,9 @@ class Buffer:
         self._failed: set[int] = set()
         self._seen = 0
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
-        self.account = {"read_tokens": 0, "digest_failures": 0, "turns": 0, "no_hole": 0}
+        self.account: dict[str, float] = {
+            "read_tokens": 0, "digest_failures": 0, "turns": 0, "no_hole": 0, "dram_s": 0.0,
+        }  # fmt: skip
 
     async def run(self) -> None:
         """Receive and act until drained."""
@@ -107,6 +110,7 @@ class Buffer:
                 if isinstance(delivery.message, Drain):
                     tasks.cancel_scope.cancel()
                     self.account["no_hole"] = self._dram.no_hole
+                    self.account["dram_s"] = self._bandwidth.booked_s
                     return
                 self._act(delivery.sender, delivery.message, tasks)
 
@@ -201,6 +205,7 @@ class Buffer:
         await self._transport.send(decode, Admit(request.id, final.content))
         hbm = await turn.admitted.wait(self._clock, self._config.deadline_s)
         move = Write(prompt, hbm.tokens(0, request.prompt_tokens), Start(request.id), request.id)
+        await self._bandwidth.turn(prompt)
         async with anyio.create_task_group() as both:
             both.start_soon(self._keep, new, decode)
             await self._transport.write(decode, move, deadline_s=self._config.deadline_s)
@@ -225,6 +230,7 @@ class Buffer:
             await self._transport.send(prefill, loaded)
 
     async def _read(self, turn: HeldTurn, assign: Assign, read: ReadExtent, span: Span) -> None:
+        await self._bandwidth.turn(span)
         parts = self._parts(turn.request, _cut(assign.turn.context, read.first, read.count), span)
         for storage, part in parts:
             self._arriving[part.into] = _Arrival(turn.request, storage)
@@ -275,6 +281,7 @@ class Buffer:
                 note,
                 pull.request,
             )
+            await self._bandwidth.turn(write.source)
             await self._transport.write(prefill, write, deadline_s=self._config.deadline_s)
         turn.to_push_tokens -= pull.last - pull.first
         if self._side is Side.PE and turn.to_push_tokens == 0:
@@ -282,6 +289,7 @@ class Buffer:
 
     def _layer(self, done: LayerDone) -> None:
         turn = self._turn(done.request)
+        self._bandwidth.book(Span("dram", 0, 0, done.tokens, done.layer, done.layer + 1))
         turn.tokens_here += done.tokens
         turn.final = done if done.final else turn.final
         if turn.final is not None and turn.tokens_here == turn.tokens_due:

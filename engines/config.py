@@ -81,7 +81,10 @@ class DecodeConfig(msgspec.Struct, frozen=True, tag="decode"):
 
 
 class BufferConfig(msgspec.Struct, frozen=True, tag="buffer"):
-    """A node's DRAM buffer and storage NIC; `inbox_*` is its part of each storage host's inbox."""
+    """A node's DRAM buffer and storage NIC; `inbox_*` is its part of each storage host's inbox.
+
+    `dram_tokens_per_s` is the memory's bandwidth, reads and writes summed.
+    """
 
     host: str
     node: str
@@ -89,6 +92,7 @@ class BufferConfig(msgspec.Struct, frozen=True, tag="buffer"):
     group: GroupConfig
     kv: KvShape
     dram_tokens: int
+    dram_tokens_per_s: float
     reads_in_flight: int
     read_ahead: int | None
     storages: tuple[str, ...]

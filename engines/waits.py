@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from engines.errors import EngineError
-from engines.kv import Slots
+from engines.kv import Slots, Span
 from engines.seams.clock import Clock
 
 T = TypeVar("T")
@@ -43,6 +43,34 @@ class Awaited(Generic[T]):
                 await self._event.wait()
         assert self._value is not None
         return self._value
+
+
+class Bandwidth:
+    """A memory's bandwidth, reads and writes together, as a timeline that whoever moves KV books.
+
+    A move waits until everything booked before it is through; what it takes itself passes while
+    its bytes cross a link, which is slower.
+    """
+
+    def __init__(self, clock: Clock, token_layers_per_s: float) -> None:
+        self._clock = clock
+        self._rate = token_layers_per_s
+        self._free_s = 0.0
+        self.booked_s = 0.0
+
+    async def turn(self, span: Span) -> None:
+        """Book a move and wait until it may begin."""
+        start_s = self.book(span)
+        if start_s > self._clock.now_s():
+            await self._clock.sleep_until_s(start_s)
+
+    def book(self, span: Span) -> float:
+        """Book a move that is already here, by a peer's hand; returns when it began."""
+        token_layers = (span.last - span.first) * (span.layer_last - span.layer_first)
+        start_s = max(self._free_s, self._clock.now_s())
+        self._free_s = start_s + token_layers / self._rate
+        self.booked_s += token_layers / self._rate
+        return start_s
 
 
 class _InLine:

@@ -35,6 +35,9 @@ def reads_of(policy: str) -> Reads:
     return READS.get(policy, Reads.BOTH)
 
 
+SHARE_STEPS = 200  # a policy that may choose finds the best share of reads on either side
+
+
 class Bound(msgspec.Struct, frozen=True):
     """The smallest of `terms`, all in turns/s, and its name."""
 
@@ -56,19 +59,34 @@ class _Mean(msgspec.Struct, frozen=True):
 def bound(experiment: Experiment, turns: Sequence[Load], reads: Reads, agents: int) -> Bound:
     """The smallest of all terms for a way to spread reads, and the resource that it stands for."""
     mean = _mean(experiment, turns)
-    snic_turns_per_s, de_share = _storage(experiment, reads, mean)
+    best = max(
+        (_terms(experiment, mean, de_share, agents) for de_share in _shares(experiment, reads)),
+        key=lambda terms: min(terms.values()),
+    )
+    binds = min(best, key=best.__getitem__)
+    return Bound(best[binds], binds, best)
+
+
+def _shares(experiment: Experiment, reads: Reads) -> list[float]:
+    """Shares of reads that decode nodes may get; first the one that loads all NICs alike."""
+    if reads is Reads.BOTH:
+        de = _snic_bytes_per_s(experiment, experiment.cluster.decode)
+        alike = de / (de + _snic_bytes_per_s(experiment, experiment.cluster.prefill))
+        return [alike, *(step / SHARE_STEPS for step in range(SHARE_STEPS + 1))]
+    return [0.0 if reads is Reads.PE else 1.0]
+
+
+def _terms(experiment: Experiment, mean: _Mean, de_share: float, agents: int) -> dict[str, float]:
     cluster = experiment.cluster
     hbm_tokens = decode_lane_tokens(experiment) * cluster.gpus_per_node * cluster.decode_nodes
-    terms = {
+    return {
         "PE compute": cluster.prefill_nodes * cluster.gpus_per_node / mean.gpu_s,
-        "SNICs": snic_turns_per_s,
+        "SNICs": _storage(experiment, mean, de_share),
         "CNICs": _cnics(experiment, mean, de_share),
         "DRAM": _dram(experiment, mean, de_share),
         "DE HBM": _per_s(hbm_tokens, mean.held_token_s),
         "agents in flight": agents / _unloaded_s(experiment, mean),
     }
-    binds = min(terms, key=terms.__getitem__)
-    return Bound(terms[binds], binds, terms)
 
 
 def _mean(experiment: Experiment, turns: Sequence[Load]) -> _Mean:
@@ -86,15 +104,16 @@ def _mean(experiment: Experiment, turns: Sequence[Load]) -> _Mean:
     )
 
 
-def _storage(experiment: Experiment, reads: Reads, mean: _Mean) -> tuple[float, float]:
-    """Turns/s of the storage NICs, and the share of reads that decode nodes get."""
-    pe = [experiment.snic_bytes_per_s(node) for node in experiment.cluster.prefill]
-    de = [experiment.snic_bytes_per_s(node) for node in experiment.cluster.decode]
-    if reads is Reads.PE:
-        return _per_s(sum(pe), mean.hit_bytes), 0.0
-    if reads is Reads.DE:
-        return _per_s(sum(de), mean.hit_bytes), 1.0
-    return _per_s(sum(pe + de), mean.hit_bytes), sum(de) / sum(pe + de)
+def _snic_bytes_per_s(experiment: Experiment, nodes: Sequence[str]) -> float:
+    return sum(experiment.snic_bytes_per_s(node) for node in nodes)
+
+
+def _storage(experiment: Experiment, mean: _Mean, de_share: float) -> float:
+    """The side whose storage NICs are through last."""
+    pe = _snic_bytes_per_s(experiment, experiment.cluster.prefill)
+    de = _snic_bytes_per_s(experiment, experiment.cluster.decode)
+    hit = mean.hit_bytes
+    return min(_per_s(pe, hit * (1 - de_share)), _per_s(de, hit * de_share))
 
 
 def _cnics(experiment: Experiment, mean: _Mean, de_share: float) -> float:

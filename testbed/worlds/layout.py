@@ -190,6 +190,9 @@ class Layout:
             group=self._group(node),
             kv=self._kv_shape,
             dram_tokens=buffer_tokens(experiment),
+            dram_tokens_per_s=(
+                experiment.hardware.dram_bytes_per_s / experiment.model.kv_bytes_per_token
+            ),
             reads_in_flight=experiment.engine.reads_in_flight,
             read_ahead=self.policy.traits.read_ahead,
             storages=self._storages,

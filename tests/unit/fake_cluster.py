@@ -44,6 +44,7 @@ class Setup(msgspec.Struct, frozen=True):
     lanes: int = 1
     storages: int = 1
     dram_tokens: int = 400
+    dram_tokens_per_s: float = 1e9
     pool_tokens: int = 400
     parked_tokens: int = 0
     lane_tokens: int = 400
@@ -108,7 +109,7 @@ class Cluster:
         others = ("pe0-buf", "de0-buf", "pe0-gpu", "de0-gpu", "sched", "agents")
         return BufferConfig(
             host, node, node[:2], self._group(node), KV, setup.dram_tokens,
-            setup.reads_in_flight, setup.read_ahead, self.storages,
+            setup.dram_tokens_per_s, setup.reads_in_flight, setup.read_ahead, self.storages,
             800 if node == "de0" else 0, 800, self._engine_hosts(),
             tuple(name for name in others if name != host), DEADLINE_S,
         )  # fmt: skip

@@ -5,8 +5,8 @@ import pytest
 from fakes import FakeClock, play
 
 from engines.errors import CapacityError, DeadlineExceeded, EngineError
-from engines.kv import Slots
-from engines.waits import Arena, Awaited
+from engines.kv import Slots, Span
+from engines.waits import Arena, Awaited, Bandwidth
 
 
 def test_a_value_may_come_before_it_is_awaited() -> None:
@@ -111,3 +111,23 @@ def test_an_arena_refuses_what_can_never_fit_and_serves_the_next() -> None:
         assert await arena.take(8) == 0
 
     play(test)
+
+
+def test_a_memory_is_booked_in_order_and_idles_for_nobody() -> None:
+    def span(tokens: int) -> Span:
+        return Span("dram", 0, 0, tokens, 0, 2)
+
+    async def main() -> None:
+        clock = FakeClock()
+        memory = Bandwidth(clock, 10.0)
+        await memory.turn(span(10))  # takes two seconds, and begins at once
+        assert clock.now_s() == 0.0
+        assert memory.book(span(5)) == 2.0
+        await memory.turn(span(1))
+        assert clock.now_s() == 3.0
+        await clock.sleep_until_s(9.0)
+        await memory.turn(span(1))
+        assert clock.now_s() == 9.0
+        assert memory.booked_s == pytest.approx(3.4)
+
+    play(main)

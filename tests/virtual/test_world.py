@@ -108,6 +108,21 @@ def test_half_the_storage_rate_halves_basic(
     assert rates[0] / rates[1] == pytest.approx(2.0, rel=0.03)
 
 
+# A queue of reads says nothing of the memory: `dualpath` finds not quite the best share for it.
+@pytest.mark.parametrize(("dram", "policy", "least"), [
+    (80e9, "dualpath", 0.85), (40e9, "pe-only", 0.93),
+])  # fmt: skip
+def test_a_slow_memory_binds_where_its_closed_form_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dram: float, policy: str, least: float
+) -> None:
+    settings = ("workload.agents=800", f"hardware.dram_bytes_per_s={dram}")
+    command = words("run", "1p1d.yaml", tmp_path, *settings)
+    found = result_of(capsys, *command, "--policy", policy)["policies"][policy]
+    assert found["bound"]["binds"] == "DRAM"
+    reached = found["throughput_turns_per_s"] / found["bound"]["turns_per_s"]
+    assert least < reached < 1.01
+
+
 def test_who_waits_for_ever_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.storage import Storage
 
