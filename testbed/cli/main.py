@@ -17,6 +17,7 @@ VERBS = {
     "validate": "Check an experiment file; create nothing.",
     "run": "Play an experiment under one policy.",
     "compare": "Play an experiment under several policies, and say who wins and why.",
+    "whatif": "Halve and double each resource in virtual time: what would help?",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130

@@ -28,6 +28,7 @@ def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)[1:]
     if words[0] in ("run", "compare"):
         words += ["--require", "functional", *([] if "virtual" in words else SHORTER)]
+    if words[0] in ("run", "compare", "whatif"):
         words += [word for setting in FEWER for word in ("--set", setting)]
     if words[0] in ("run", "compare", "clean"):
         words += ["--runs", str(tmp_path / "runs")]

@@ -1,0 +1,190 @@
+"""What would help: each resource halved and doubled, one at a time, in virtual time.
+
+The advice behind it is old: expect the bottleneck to move. What binds now is one answer, what
+binds after the best upgrade is the other.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from testbed.errors import RunFailed
+from testbed.session import VIRTUAL, play
+from testbed.spec import Experiment
+from testbed.workload import build_workload
+
+HALF, TWICE = 0.5, 2.0
+NOTABLE = 0.02  # a gain below this is none
+
+
+class Resource(NamedTuple):
+    """Keys of an experiment that say how much of a resource there is, or how little time it takes.
+
+    `per_unit` ones are times: more of the resource makes them smaller.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    per_unit: bool = False
+
+
+RESOURCES = (
+    Resource("SNIC", ("hardware.snic_bytes_per_s",)),
+    Resource("CNIC", ("hardware.cnic_bytes_per_s",)),
+    Resource("DRAM bandwidth", ("hardware.dram_bytes_per_s",)),
+    Resource("decode HBM", ("hardware.hbm_kv_bytes_per_gpu",)),
+    Resource("GPU", ("model.per_token_s", "model.per_pair_s"), per_unit=True),
+    Resource("decisions", ("engine.fetch_period_s",), per_unit=True),
+    Resource("reads in flight", ("engine.reads_in_flight",)),
+)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One run: steady throughput, mean TTFT, and what limits it (and to how much)."""
+
+    turns_per_s: float
+    ttft_s: float
+    binds: str
+    bound_turns_per_s: float
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A resource halved and doubled; gains are ratios to the throughput as it is."""
+
+    resource: str
+    half: Outcome
+    twice: Outcome
+    half_gain: float
+    twice_gain: float
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Changes, the most helpful first; `upgrade` is empty if no doubling helps."""
+
+    experiment: str
+    policy: str
+    now: Outcome
+    changes: tuple[Change, ...]
+    upgrade: str
+    then: Outcome
+
+
+def changed(experiment: Experiment, resource: Resource, factor: float) -> Experiment:
+    """The experiment with `factor` times as much of a resource."""
+    for key in resource.keys:
+        section, field = key.split(".")
+        part = getattr(experiment, section)
+        value = getattr(part, field)
+        scaled = value / factor if resource.per_unit else value * factor
+        if isinstance(value, int):
+            scaled = max(1, round(scaled))
+        part = msgspec.structs.replace(part, **{field: scaled})
+        experiment = msgspec.structs.replace(experiment, **{section: part})
+    hbm = experiment.hardware.hbm_kv_bytes_per_gpu
+    if experiment.engine.prefill_gpu_pool_bytes > hbm:
+        engine = msgspec.structs.replace(experiment.engine, prefill_gpu_pool_bytes=hbm)
+        experiment = msgspec.structs.replace(experiment, engine=engine)
+    return experiment
+
+
+def outcome(experiment: Experiment, name: str, policy: str) -> Outcome:
+    """Play one variant; RunFailed says which resource's if it cannot come to its end."""
+    workload = build_workload(experiment.workload, experiment.seed)
+    with tempfile.TemporaryDirectory(prefix="dualpath-whatif-") as folder:
+        comparison = play(
+            experiment, name, workload, [policy], Path(folder), lambda *_: None, VIRTUAL
+        )
+    result = comparison.policies[policy]
+    return Outcome(
+        result.throughput_turns_per_s,
+        result.ttft_s.mean,
+        result.bound.binds,
+        result.bound.turns_per_s,
+    )
+
+
+def ask(
+    experiment: Experiment,
+    name: str,
+    policy: str,
+    progress: Callable[[int, int], None],
+    processes: int,
+) -> Answer:
+    """Play everything, as many variants at a time as there are processes."""
+    variants = list(_variants(experiment))
+    found: dict[tuple[str, float], Outcome] = {}
+    with ProcessPoolExecutor(processes) as pool:
+        asked = {pool.submit(outcome, variant, name, policy): key for key, variant in variants}
+        try:
+            for done in as_completed(asked):
+                found[asked[done]] = _taken(asked[done], done.result)
+                progress(len(found), len(variants))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return _answer(name, policy, found)
+
+
+def _variants(experiment: Experiment) -> Iterator[tuple[tuple[str, float], Experiment]]:
+    yield ("", 1.0), experiment
+    for resource in RESOURCES:
+        for factor in (HALF, TWICE):
+            yield (resource.name, factor), changed(experiment, resource, factor)
+
+
+def _taken(key: tuple[str, float], result: Callable[[], Outcome]) -> Outcome:
+    try:
+        return result()
+    except RunFailed as error:
+        name, factor = key
+        what = f"with {factor:g} times the {name}" if name else "as it is"
+        raise RunFailed(f"the experiment {what}: {error}") from error
+
+
+def _answer(name: str, policy: str, found: dict[tuple[str, float], Outcome]) -> Answer:
+    now = found["", 1.0]
+
+    def gain(changed: Outcome) -> float:
+        return changed.turns_per_s / now.turns_per_s if now.turns_per_s else 0.0
+
+    changes = sorted(
+        (
+            Change(
+                resource.name,
+                found[resource.name, HALF],
+                found[resource.name, TWICE],
+                gain(found[resource.name, HALF]),
+                gain(found[resource.name, TWICE]),
+            )
+            for resource in RESOURCES
+        ),
+        key=lambda change: (-change.twice_gain, change.half_gain),
+    )
+    best = changes[0]
+    helps = best.twice_gain > 1 + NOTABLE
+    return Answer(
+        name,
+        policy,
+        now,
+        tuple(changes),
+        best.resource if helps else "",
+        best.twice if helps else now,
+    )
+
+
+def words(answer: Answer) -> Sequence[str]:
+    """The answer in sentences."""
+    now, then = answer.now, answer.then
+    said = [f"Now {now.turns_per_s:.1f} turns/s; {now.binds} at most {now.bound_turns_per_s:.1f}."]
+    if answer.upgrade:
+        said.append(
+            f"Twice the {answer.upgrade} gives {then.turns_per_s:.1f}; then the limit is "
+            f"{then.binds}, at {then.bound_turns_per_s:.1f}."
+        )
+    else:
+        said.append("Twice of no single resource gives more.")
+    return said
