@@ -102,7 +102,7 @@ def dimensionless(experiment: Experiment, turns: Iterable[Load]) -> tuple[Ratio,
     emulated_load_s = hit_rows * law.row_bytes * 8 / law.bps(snic_rate)
     ratio = cluster.prefill_nodes / cluster.decode_nodes
     return (
-        Ratio("hit rate", hit / prompt, hit_rows / prompt_rows),
+        Ratio("hit rate", hit / prompt, hit_rows / prompt_rows if prompt_rows else 0.0),
         Ratio("P/D", ratio, ratio),
         Ratio("CNIC : SNIC", cnic_rate / snic_rate, law.bps(cnic_rate) / law.bps(snic_rate)),
         Ratio("load : compute", load_s / node_s, emulated_load_s / law.seconds(node_s)),

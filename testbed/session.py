@@ -24,6 +24,7 @@ from testbed.worlds.plan import LabPlan
 Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, turns planned
 World = Callable[[LabPlan, Callable[[str, int, int], None]], RunData]
 
+MARK = ".testbed-run"  # in every folder that a session makes, for `testbed clean`
 EMULATED, VIRTUAL = "emulated", "virtual"
 
 
@@ -55,7 +56,19 @@ def require_policies(names: Sequence[str]) -> None:
 
 
 def new_folder(root: Path, name: str) -> Path:
-    """A folder that nobody else has: `<root>/<name>-<number>`."""
+    """A folder that nobody else has: `<root>/<name>-<number>`, with our mark in it."""
+    try:
+        folder = _make_folder(root, name)
+        (folder / MARK).touch()
+    except OSError as error:
+        raise InputError(
+            f"--runs {root}: no folder for results can be made there: {error.strerror}; "
+            "choose another one"
+        ) from error
+    return folder
+
+
+def _make_folder(root: Path, name: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

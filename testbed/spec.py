@@ -61,7 +61,7 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     reads_in_flight: Annotated[int, Meta(ge=1, le=1000)] = 10
     prefill_quota_s: Annotated[float, Meta(gt=0, le=60)] = 0.3
     max_forward_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
-    fetch_period_s: Annotated[float, Meta(gt=0, le=10)] = 0.05
+    fetch_period_s: Annotated[float, Meta(ge=1e-3, le=10)] = 0.05
     prefill_gpu_pool_bytes: Annotated[float, Meta(gt=0, le=1e15)] = 20e9
     deadline_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     kv_samples: Annotated[float, Meta(ge=0, le=1)] = 0.02
@@ -134,12 +134,23 @@ def _graft_profile(document: Document, key: str, folder: Path, beside: Path) -> 
         return
     packaged = {file.stem: file for file in folder.glob("*.yaml")}
     path = packaged.get(name, beside / name)
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(
-            f"{document.place(key)}: {key} profile {name!r} is neither packaged nor a file beside "
-            f"the experiment; {nearest(name, list(packaged), 'packaged')}"
+            f"{document.place(key)}: {key} profile {_readable(name)} is neither packaged nor a "
+            f"file beside the experiment; {nearest(name, list(packaged), 'packaged')}"
         )
     document.graft(key, read_yaml(path))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one that no file can have
+        return False
+
+
+def _readable(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 def _forget_other_kind(document: Document, overrides: Sequence[str]) -> None:

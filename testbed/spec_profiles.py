@@ -5,8 +5,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Rate = Annotated[float, Meta(gt=0, le=1e15)]
-Size = Annotated[float, Meta(gt=0, le=1e15)]
+Rate = Annotated[float, Meta(ge=1e3, le=1e15)]
+Size = Annotated[float, Meta(ge=1, le=1e15)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Name = Annotated[str, Meta(min_length=1)]
 
@@ -19,11 +19,11 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     name: Name
-    kv_bytes_per_token_layer: Annotated[float, Meta(gt=0, le=1e7)]
+    kv_bytes_per_token_layer: Annotated[float, Meta(ge=1e-3, le=1e7)]
     layers: Annotated[int, Meta(ge=1, le=1000)]
-    per_token_s: Annotated[float, Meta(gt=0, le=1)]
+    per_token_s: Annotated[float, Meta(ge=1e-12, le=1)]
     per_pair_s: Annotated[float, Meta(ge=0, le=1)]
-    tpot_s: Annotated[float, Meta(gt=0, le=10)]
+    tpot_s: Annotated[float, Meta(ge=1e-5, le=10)]
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -166,7 +166,12 @@ def _scalar(text: str, where: str) -> Any:
 def convert(document: Document, kind: type[T]) -> T:
     """The document as a struct of type `kind`; raises InputError at the first wrong key."""
     _check(document, document.data, inspect.type_info(kind), ())
-    return msgspec.convert(document.data, kind)
+    try:
+        return msgspec.convert(document.data, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"{document.name}: {error}; see the packaged files for examples"
+        ) from error
 
 
 def nearest(name: object, known: Sequence[str], what: str = "known") -> str:
@@ -240,7 +245,7 @@ def _member(document: Document, value: Any, kind: inspect.UnionType, key: Key) -
 def _fits(value: Any, kind: inspect.Type) -> bool:
     match kind:
         case inspect.LiteralType():
-            return type(value) is not bool and value in kind.values
+            return type(value) is type(kind.values[0]) and value in kind.values
         case inspect.BoolType():
             return isinstance(value, bool)
         case inspect.NoneType():

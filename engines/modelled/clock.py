@@ -54,7 +54,7 @@ class VirtualClock:
             await anyio.sleep(WATCH_PERIOD_S)
             now_s = self._loop.time()
             if any(wait.end_s < now_s for wait in self.waits):
-                raise DeadlineExceeded(f"at {now_s:g} s nothing comes any more of {self.waiting()}")
+                raise DeadlineExceeded(f"at {now_s:g} s they wait in vain: {self.waiting()}")
 
     def waiting(self) -> str:
         """Who waits for what, longest first."""

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from testbed.session import cache_folder
-
-MARK = "experiment.yaml"  # every run's folder holds one
+from testbed.session import MARK, cache_folder
 
 
 def run_folders(runs: Path) -> list[Path]:
     """Folders below `runs` that a session made, by their mark and never by their name."""
     if not runs.is_dir():
         return []
-    return sorted(folder for folder in runs.iterdir() if (folder / MARK).is_file())
+    return sorted(
+        folder for folder in runs.iterdir() if (folder / MARK).is_file() and not folder.is_symlink()
+    )
 
 
 def cached_files() -> list[Path]:

@@ -3,6 +3,8 @@
 0 done, 1 the check failed, 2 bad input, 3 inconclusive, 4 this machine cannot, 130 interrupted.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -50,8 +52,15 @@ def group() -> None:
     """A whole prefill/decode-disaggregated LLM cluster on one machine, without GPU or root."""
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. A verb's own code is the number that it returns."""
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C does: clean up, say so, and leave
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     try:
         result = group.main(
             args=None if argv is None else list(argv),
@@ -64,6 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"testbed: {where}{error.strerror}; check the path and its disk", err=True)
+        return 1
     except DualPathError as error:
         click.echo(f"testbed: {error}", err=True)
         return int(getattr(error, "exit_code", 1))

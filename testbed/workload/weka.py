@@ -41,15 +41,18 @@ def read_sessions(path: Path) -> list[Session]:
             for number, line in enumerate(lines, start=1):
                 try:
                     sessions.append(decoder.decode(line))
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise InputError(
                         f"{path}:{number}: not a session: {error}; the file may be cut short, "
                         'each line is {"id": ..., "turns": [[in, out, keep], ...]}'
                     ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: the trace cannot be read: {error.strerror}; check workload.trace"
+            f"{path}: the trace cannot be read: {why}; check workload.trace"
         ) from error
+    if not sessions:
+        raise InputError(f"{path}: the trace is empty; each line is one session")
     return sessions
 
 

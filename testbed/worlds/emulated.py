@@ -15,6 +15,7 @@ from testbed.fabric.private import PrivateProcess, start_private
 from testbed.results.metrics import RunData, load
 from testbed.worlds.plan import LabPlan
 
+ENDED = "ended"
 PACKAGES = ("lmdb", "mininet", "pyroute2", "torch", "uvloop")  # pyproject.toml, extra "emulated"
 Progress = Callable[[str, int, int], None]  # phase, turns ended, turns planned
 
@@ -25,6 +26,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     Raises RunFailed with the lab's reason, EnvironmentUnfit if the namespaces cannot be made.
     """
     require_packages()
+    require_memory(plan)
     folder = Path(plan.world.folder)
     for part in ("accounts", "hosts", "logs", "truth", "store"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -36,10 +38,10 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
             command, stdout=subprocess.PIPE, stderr=words, env=_environment(folder)
         )
         with process:
-            ended = _follow(process, progress)
-    if not ended:
+            heard = _follow(process, progress)
+    if heard != ENDED:
         last = (log.read_text(errors="replace").strip().splitlines() or ["it left no word"])[-1]
-        if "unshare" in last:
+        if not heard and "unshare" in last:
             raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
         raise RunFailed(f"the lab ended early: {last} (whole story: {log})")
     return load(folder)
@@ -55,6 +57,20 @@ def require_packages() -> None:
         )
 
 
+def require_memory(plan: LabPlan) -> None:
+    """Raise EnvironmentUnfit if the hosts' memories, all populated at the start, do not fit."""
+    layout = plan.world.layout
+    tokens = sum(size for host in plan.hosts for size in host.pools.values())
+    need = layout.rows(tokens) * layout.row_bytes
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+    if need > free:
+        raise EnvironmentUnfit(
+            f"the hosts' memories take {need / 1e9:.1f} GB here and {free / 1e9:.1f} GB are free; "
+            "raise scale.token_scale, or lower hardware.hbm_kv_bytes_per_gpu or dram_buffer_bytes"
+        )
+
+
 def _environment(folder: Path) -> dict[str, str]:
     # One BLAS thread a process; temporary files stay inside the run's folder.
     return {
@@ -66,15 +82,16 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _follow(process: PrivateProcess, progress: Progress) -> bool:
-    """Pass on what the lab says; whether it said that it ended well."""
+def _follow(process: PrivateProcess, progress: Progress) -> str:
+    """Pass on what the lab says; returns its last phase, "" if it never said one."""
     assert process.popen.stdout is not None
+    heard = ""
     for line in process.popen.stdout:
         said = json.loads(line)
-        phase = said.get("phase", "")
-        if phase == "failed":
+        heard = said.get("phase", heard)
+        if heard == "failed":
             raise RunFailed(said["reason"])
-        if phase == "ended":
-            return True
-        progress(phase or "running", said.get("progress", 0), said.get("total", 0))
-    return False
+        if heard == ENDED:
+            break
+        progress(said.get("phase", "running"), said.get("progress", 0), said.get("total", 0))
+    return heard

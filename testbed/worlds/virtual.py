@@ -45,11 +45,14 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     with _rare_collections():
         try:
             run_virtual(world.play)
-        except* EngineError as errors:
-            first = next(_leaves(errors))
-            raise RunFailed(
-                f"the virtual world stopped: {first}; it waits for {world.clock.waiting()}"
-            ) from first
+        except EngineError as error:
+            raise _stopped(error, world.clock) from error
+        except BaseExceptionGroup as errors:
+            ours, others = errors.split(EngineError)
+            if ours is None or others is not None:
+                raise
+            first = next(_leaves(ours))
+            raise _stopped(first, world.clock) from first
     return world.data(time.perf_counter() - began_s)
 
 
@@ -65,6 +68,11 @@ def _rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+def _stopped(error: EngineError, clock: VirtualClock) -> RunFailed:
+    waiting = clock.waiting()
+    return RunFailed(f"the virtual world stopped: {error}" + f" ({waiting})" * bool(waiting))
 
 
 def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:

@@ -15,7 +15,7 @@ def outside(tmp_path: Path) -> set[str]:
     return {entry.name for entry in tmp_path.iterdir()} - {"runs", "cache"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_leaves_no_process_within_a_second(
     tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -30,8 +30,9 @@ def test_a_run_that_is_ended_leaves_no_process_within_a_second(
             wait_for(lambda: len(descendants(process.pid)) > 6, 10, "the fork of the hosts")
             below = descendants(process.pid)
             process.send_signal(how)
-            if how is signal.SIGINT:
+            if how is not signal.SIGKILL:
                 assert process.wait(10) == 130
+                assert filled_segment(runs) is None
             process.wait(10)
             wait_for(lambda: not alive(below), GONE_WITHIN_S, "the end of every process")
         finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from testbed.cli.main import main
+from testbed.session import MARK
 
 
 @pytest.fixture
@@ -14,8 +15,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     runs, cache = tmp_path / "runs", tmp_path / "cache" / "dualpath-testbed"
     for name, mark in (("1p1d-1", True), ("1p1d-2", True), ("mine", False)):
         (runs / name).mkdir(parents=True)
+        (runs / name / "experiment.yaml").write_text("cluster: {}")
         if mark:
-            (runs / name / "experiment.yaml").write_text("x")
+            (runs / name / MARK).touch()
     cache.mkdir(parents=True)
     for name in ("a", "b"):
         (cache / name).write_bytes(bytes(500_000))
@@ -33,6 +35,15 @@ def test_runs_go_and_the_cache_stays_with_its_size(
     assert "kept (--cache removes them) 2 cached openings, 1.0 MB" in out
     assert [path.name for path in runs.iterdir()] == ["mine"]
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_link_to_a_run_is_not_ours(places: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, _ = places
+    kept = tmp_path / "kept"
+    (runs / "1p1d-1").rename(kept)
+    (runs / "link").symlink_to(kept)
+    assert main(["clean", "--runs", str(runs)]) == 0
+    assert (kept / MARK).exists()
 
 
 def test_the_cache_goes_when_asked(

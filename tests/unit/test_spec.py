@@ -189,3 +189,19 @@ def test_experiments_are_immutable_values(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         experiment.seed = 3  # type: ignore[misc]
     assert msgspec.json.decode(msgspec.json.encode(experiment), type=Experiment) == experiment
+
+
+@pytest.mark.parametrize(("setting", "says"), [
+    ("scale.token_scale=1.0", "scale.token_scale is 1.0"),
+    ("engine.fetch_period_s=1e-9", "at least 0.001"),
+    ("model.tpot_s=1e-300", "at least 1e-05"),
+    ("model.kv_bytes_per_token_layer=1e-300", "at least 0.001"),
+    ("hardware.snic_bytes_per_s=1e-300", "at least 1000"),
+])  # fmt: skip
+def test_numbers_that_mean_nothing_are_refused(tmp_path: Path, setting: str, says: str) -> None:
+    assert says in complaint(tmp_path, SMALL, setting)
+
+
+def test_a_profile_with_an_endless_name_is_shortened(tmp_path: Path) -> None:
+    said = complaint(tmp_path, SMALL, f"model={'x' * 5000}")
+    assert "x..." in said and len(said) < 6000

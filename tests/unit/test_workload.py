@@ -211,3 +211,19 @@ def test_import_writes_what_the_reader_reads(tmp_path: Path) -> None:
     trace.write_bytes(out.getvalue())
     (session,) = read_sessions(trace)
     assert session.turns[20] == (120, 3, None)
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (b"", "the trace is empty"),
+    (b'{"id":"\xff\xfe","turns":[[1,1,null]]}', "trace.jsonl:1: not a session"),
+])  # fmt: skip
+def test_odd_traces(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        read_sessions(path)
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_sessions(Path("a\0b"))

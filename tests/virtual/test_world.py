@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,41 @@ def test_who_waits_for_ever_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     workload = build_workload(experiment.workload, 0)
     with pytest.raises(RunFailed, match="store0 to keep"):
         play(experiment, "x", workload, ["dualpath"], tmp_path, lambda *_: None, VIRTUAL)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_ends_it_at_once_in_one_line(tmp_path: Path, times: int) -> None:
+    command = words("run", "2p4d.yaml", tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "testbed.cli.main", *command], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        folder = tmp_path / "2p4d-1" / "dualpath"  # made when the world begins
+        end = time.monotonic() + 60
+        while not folder.exists() and time.monotonic() < end:
+            time.sleep(0.02)  # the period of a poll with a deadline
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "interrupted" and "Traceback" not in err
+
+
+def test_a_deadline_that_is_missed_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("workload.agents=12", "engine.deadline_s=3")
+    assert main(words("run", "1p1d.yaml", tmp_path, *settings)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("testbed: policy dualpath: the virtual world stopped: at 10 s")
+
+
+def test_results_that_can_go_nowhere_are_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(words("run", "1p1d.yaml", tmp_path / "file", *SMALL)) == 2
+    assert "choose another one" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_time_has_no_scale_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
