@@ -65,7 +65,7 @@ class Bandwidth:
             await self._clock.sleep_until_s(start_s)
 
     def book(self, span: Span) -> float:
-        """Book a move that is already here, by a peer's hand; returns when it began."""
+        """Book a move, be it ours or by a peer's hand; returns when it may begin."""
         token_layers = (span.last - span.first) * (span.layer_last - span.layer_first)
         start_s = max(self._free_s, self._clock.now_s())
         self._free_s = start_s + token_layers / self._rate

@@ -11,11 +11,11 @@ from statistics import fmean
 
 import msgspec
 
+from engines.layout import FLOAT_BYTES
 from testbed.spec import Experiment
 from testbed.workload import Load
 
 KV_WIDTH = 80  # float32 values of an emulated token's KV at one layer: 64 latent, 16 rotary
-FLOAT_BYTES = 4
 
 
 class Scaling(msgspec.Struct, frozen=True):

@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"testbed: {where}{error.strerror}; check the path and its disk", err=True)
+        click.echo(
+            f"testbed: {where}{error.strerror or error}; check the path and its disk", err=True
+        )
         return 1
     except DualPathError as error:
         click.echo(f"testbed: {error}", err=True)

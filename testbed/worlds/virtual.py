@@ -46,13 +46,13 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
         try:
             run_virtual(world.play)
         except EngineError as error:
-            raise _stopped(error, world.clock) from error
+            raise RunFailed(f"the virtual world stopped: {error}") from error
         except BaseExceptionGroup as errors:
             ours, others = errors.split(EngineError)
             if ours is None or others is not None:
                 raise
             first = next(_leaves(ours))
-            raise _stopped(first, world.clock) from first
+            raise RunFailed(f"the virtual world stopped: {first}") from first
     return world.data(time.perf_counter() - began_s)
 
 
@@ -68,11 +68,6 @@ def _rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
-
-
-def _stopped(error: EngineError, clock: VirtualClock) -> RunFailed:
-    waiting = clock.waiting()
-    return RunFailed(f"the virtual world stopped: {error}" + f" ({waiting})" * bool(waiting))
 
 
 def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:

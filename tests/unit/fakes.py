@@ -1,15 +1,14 @@
-"""A cluster in memory for engine tests: a loop whose time jumps, and KV that depends on itself.
+"""A cluster in memory for engine tests: virtual time, and KV that depends on itself.
 
 One row stands for `BLOCK` tokens and is one byte of content. A row's KV is a hash of the KV
 before it, so whoever computes on KV that is missing or wrong gets other tokens.
 """
 
-import asyncio
-import selectors
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -21,6 +20,7 @@ from engines.config import KvShape
 from engines.errors import DeadlineExceeded, KvDigestMismatch, KvMissing
 from engines.kv import Extent, Span
 from engines.messages import Message
+from engines.modelled.loop import run_virtual
 from engines.seams.compute import DecodeJob, PrefillJob
 from engines.seams.transport import Delivery, TrafficClass, Write
 
@@ -30,34 +30,9 @@ KV = KvShape(LAYERS, BLOCK, BLOCK)
 Memory = NDArray[np.int64]
 
 
-class _JumpSelector(selectors.DefaultSelector):
-    now_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
-        if not events and timeout is None:
-            raise AssertionError("every task waits for another: nothing will ever happen")
-        if not events and timeout:
-            self.now_s += timeout
-            assert self.now_s < 10_000, "ten thousand seconds passed: something waits for ever"
-        return events
-
-
-class JumpLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer instead of waiting for it."""
-
-    def __init__(self) -> None:
-        self._jump = _JumpSelector()
-        super().__init__(self._jump)
-        self._clock_resolution = 1e-9
-
-    def time(self) -> float:
-        return self._jump.now_s
-
-
-def play(function: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function to its end on a loop whose time jumps."""
-    anyio.run(function, backend_options={"loop_factory": JumpLoop})
+def play(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine function to its end in virtual time; a hang is an error at once."""
+    run_virtual(function)
 
 
 class FakeClock:
