@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import anyio
 import msgspec
 
 from engines.errors import EngineError
 from engines.kv import Extent, blocks
-from engines.messages import Drain, FirstToken, Message, Submit, TurnDone, TurnFailed
+from engines.messages import Drain, FirstToken, Submit, TurnDone, TurnFailed
 from engines.seams.clock import Clock
-from engines.seams.transport import Transport
+from engines.seams.transport import Delivery, Transport
+from engines.tasks import Crew
 from engines.waits import Awaited
 from scheduler.types import Request
 
@@ -100,21 +100,17 @@ class Agents:
 
     async def run(self) -> None:
         """Play all plans, then tell every host to finish."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._listen)
-            async with anyio.create_task_group() as playing:
+        async with Crew() as tasks:
+            tasks.start(self._transport.serve(self._hear))
+            async with Crew() as playing:
                 for plan in self._config.agents:
-                    playing.start_soon(self._play, plan)
-            tasks.cancel_scope.cancel()
+                    playing.start(self._play(plan))
+            tasks.dismiss()
         for host in self._config.everyone:
-            await self._transport.send(host, Drain())
+            self._transport.post(host, Drain())
 
-    async def _listen(self) -> None:
-        while True:
-            delivery = await self._transport.receive()
-            self._hear(delivery.message)
-
-    def _hear(self, message: Message) -> None:
+    def _hear(self, delivery: Delivery) -> None:
+        message = delivery.message
         match message:
             case FirstToken():
                 self.turns[message.request].first_token_s = message.at_s
@@ -174,7 +170,7 @@ class Agents:
         record.own_hit_blocks = sum(e.count for e in held if e.chain < OPENING_CHAINS)
         outcome = self._waiting[request.id] = Awaited(f"the end of turn {request.id}")
         submit = Submit(request, content, tuple(held), chain)
-        await self._transport.send(self._config.scheduler, submit)
+        self._transport.post(self._config.scheduler, submit)
         end = await outcome.wait(self._clock, self._config.deadline_s)
         if isinstance(end, TurnFailed):
             record.reason = end.reason

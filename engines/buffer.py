@@ -7,8 +7,6 @@ The life of a turn's KV here is one coroutine, step by step as in section 3 of t
 from itertools import groupby
 
 import anyio
-import msgspec
-from anyio.abc import TaskGroup
 
 from engines.config import BufferConfig
 from engines.control import Reporter
@@ -25,7 +23,6 @@ from engines.messages import (
     LayerLoaded,
     Loaded,
     Message,
-    Persist,
     Persisted,
     Pull,
     Read,
@@ -35,8 +32,10 @@ from engines.messages import (
     Start,
     TurnFailed,
 )
+from engines.persist import NewBlocks, Persister
 from engines.seams.clock import Clock
-from engines.seams.transport import Transport, Write
+from engines.seams.transport import Delivery, Transport, Write
+from engines.tasks import Crew, Life
 from engines.waits import Arena, Awaited, Bandwidth
 from scheduler.types import NodeReport, ReadExtent, Side
 
@@ -46,13 +45,15 @@ class HeldTurn:
 
     def __init__(self, request: int) -> None:
         self.request = request
-        self.scope = anyio.CancelScope()
-        self.pulled: Awaited[bool] = Awaited(f"the end of turn {request}'s pulls")
+        self.life = Life()
+        self.pulled: Awaited[str] = Awaited(f"the pulls of turn {request}'s KV")
         self.complete: Awaited[LayerDone] = Awaited(f"the last layer of turn {request}")
         self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
+        self.prompt_kept: Awaited[bool] = Awaited(f"turn {request}'s new prompt to be kept")
         self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
         self.queued_tokens = 0
-        self.to_push_tokens = 0
+        self.to_pull_tokens = 0
+        self.pulls: list[Pull] = []
         self.tokens_due = 0
         self.tokens_here = 0
         self.final: LayerDone | None = None
@@ -67,6 +68,13 @@ class HeldTurn:
         )
         self.blocks_left = end - prompt
         self.count_kept(0)
+
+    def hear_pull(self, prefill: str, pull: Pull) -> None:
+        """The PE asks for a part of what was read; it asks for all of it at once."""
+        self.pulls.append(pull)
+        self.to_pull_tokens -= pull.last - pull.first
+        if self.to_pull_tokens == 0:
+            self.pulled.set(prefill)
 
     def count_kept(self, count: int) -> None:
         """So many more generated blocks are in storage."""
@@ -85,17 +93,14 @@ class Buffer:
         self._side = Side(config.side)
         self._dram = Arena(Slots(config.dram_tokens, config.kv.block_tokens))
         self._bandwidth = Bandwidth(clock, config.dram_tokens_per_s * config.kv.layers)
-        self._inbox = {
-            storage: Arena(Slots(config.inbox_tokens, config.kv.block_tokens))
-            for storage in config.storages
-        }
         self._reads = anyio.Semaphore(config.reads_in_flight, fast_acquire=True)
         self._ahead = anyio.Semaphore(config.read_ahead or 1_000_000, fast_acquire=True)
         self._turns: dict[int, HeldTurn] = {}
         self._arriving: dict[Span, _Arrival] = {}
-        self._keeping: dict[Extent, Awaited[bool]] = {}
+        self._queued_tokens = 0
         self._failed: set[int] = set()
         self._seen = 0
+        self._persister = Persister(config, transport)
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
         self.account: dict[str, float] = {
             "read_tokens": 0, "digest_failures": 0, "turns": 0, "no_hole": 0, "dram_s": 0.0,
@@ -103,62 +108,66 @@ class Buffer:
 
     async def run(self) -> None:
         """Receive and act until drained."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._reporter.run)
-            while True:
-                delivery = await self._transport.receive()
-                if isinstance(delivery.message, Drain):
-                    tasks.cancel_scope.cancel()
-                    self.account["no_hole"] = self._dram.no_hole
-                    self.account["dram_s"] = self._bandwidth.booked_s
-                    return
-                self._act(delivery.sender, delivery.message, tasks)
+        async with Crew() as tasks:
+            self._tasks = tasks
+            tasks.start(self._reporter.run())
+            tasks.start(self._persister.run(tasks))
+            tasks.start(self._transport.serve(self._act))
+        self.account["no_hole"] = self._dram.no_hole
+        self.account["dram_s"] = self._bandwidth.booked_s
 
-    def _act(self, sender: str, message: Message, tasks: TaskGroup) -> None:
-        answer = isinstance(message, ReadDone | ReadDigests | Persisted)
-        if not answer and getattr(message, "request", None) in self._failed:
-            return  # a straggler of a turn that has ended; storage's answers are waited for
-        match message:
-            case Assign() if message.decision.request_id in self._failed:
-                self._seen = message.decision.seq
+    def _act(self, delivery: Delivery) -> None:
+        sender, message = delivery.sender, delivery.message
+        if self._failed and self._straggles(message):
+            return
+        match message:  # the most frequent first
+            case Append():
+                self._append(sender, message)
+            case Persisted():
+                self._persister.hear(message)
             case Assign():
-                tasks.start_soon(self._live, message)
+                self._seen = message.decision.seq
+                if message.decision.request_id not in self._failed:
+                    self._begin(message)
             case ReadDone():
-                self._arriving[message.span].blocks.set(True)
+                self._arriving[message.span].come()
             case ReadDigests():
-                self._arriving[message.span].digests.set(message)
+                self._arriving[message.span].say(message)
             case Pull():
-                tasks.start_soon(self._push, sender, message)
+                self._turn(message.request).hear_pull(sender, message)
             case LayerDone():
                 self._layer(message)
             case Admitted():
                 self._turn(message.request).admitted.set(message.slot)
-            case Append():
-                tasks.start_soon(self._append, sender, message)
-            case Persisted():
-                self._keeping[message.extent].set(True)
             case TurnFailed():
                 self._end(message.request)
             case Report():
                 self._reporter.hear(sender, message)
+            case Drain():
+                self._tasks.dismiss()
             case other:
                 raise EngineError(f"{self._config.host} cannot use {type(other).__name__}")
 
-    async def _live(self, assign: Assign) -> None:
-        decision = assign.decision
-        turn = self._turn(decision.request_id)
-        self._seen = decision.seq
-        reads = [read for read in decision.reads if read.side is self._side]
+    def _straggles(self, message: Message) -> bool:
+        """Whether it is of a turn that has ended; storage's answers are waited for all the same."""
+        answer = isinstance(message, ReadDone | ReadDigests | Persisted)
+        return not answer and getattr(message, "request", None) in self._failed
+
+    def _begin(self, assign: Assign) -> None:
+        """Count the turn's reads as queued from here on: the next report has seen it."""
+        turn = self._turn(assign.decision.request_id)
+        reads = [read for read in assign.decision.reads if read.side is self._side]
         tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
-        turn.queued_tokens = turn.to_push_tokens = tokens
+        turn.queued_tokens = turn.to_pull_tokens = tokens
+        self._queued_tokens += tokens
+        self._tasks.start(self._live(turn, assign, reads))
+
+    async def _live(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
+        side = self._prefill_side if self._side is Side.PE else self._decode_side
         try:
-            with turn.scope:
-                if self._side is Side.PE:
-                    await self._prefill_side(turn, assign, reads)
-                else:
-                    await self._decode_side(turn, assign, reads)
-                self.account["turns"] += 1
+            await turn.life.play(side(turn, assign, reads))
         finally:
+            self._queued_tokens -= turn.queued_tokens
             del self._turns[turn.request]
 
     async def _prefill_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
@@ -166,7 +175,8 @@ class Buffer:
             slot = await self._dram.take(assign.turn.request.hit_tokens)
             try:
                 await self._read_all(turn, assign, reads, slot)
-                await turn.pulled.wait(self._clock, self._config.deadline_s)
+                await self._push(turn)
+                self.account["turns"] += 1
             finally:
                 self._dram.give(slot)
 
@@ -179,14 +189,17 @@ class Buffer:
             turn.tokens_due = (request.prompt_tokens - here) * kv.layers
             turn.expect(assign, kv.block_tokens)
             prefill = self._config.engine_hosts[assign.decision.pe]
-            await self._transport.send(prefill, Granted(request.id, prompt))
+            self._transport.post(prefill, Granted(request.id, prompt))
             await self._read_all(turn, assign, reads, slot)
+            if reads:
+                await self._push(turn)
             final = await turn.complete.wait(self._clock, self._config.deadline_s)
             await self._hand_over(turn, assign, final, prompt)
         finally:
             self._dram.give(slot)
         # What decode generates continues the prompt: its keys need the content until the end.
         await turn.kept.wait(self._clock, self._config.deadline_s)
+        self.account["turns"] += 1
 
     async def _hand_over(
         self, turn: HeldTurn, assign: Assign, final: LayerDone, prompt: Span
@@ -194,21 +207,27 @@ class Buffer:
         """Persist the prompt's new blocks; move the whole prompt into decode HBM."""
         request, block = assign.turn.request, self._config.kv.block_tokens
         decode = self._config.engine_hosts[assign.decision.de]
-        content = assign.turn.content
         first, last = blocks(request.hit_tokens, block), blocks(request.prompt_tokens, block)
-        new = _Blocks(
+        new = NewBlocks(
             Extent(assign.turn.chain, first, last - first),
             prompt.tokens(first * block, last * block),
-            content,
+            assign.turn.content,
             request.id,
+            decode,
         )
-        await self._transport.send(decode, Admit(request.id, final.content))
+        self._transport.post(decode, Admit(request.id, final.content))
         hbm = await turn.admitted.wait(self._clock, self._config.deadline_s)
         move = Write(prompt, hbm.tokens(0, request.prompt_tokens), Start(request.id), request.id)
         await self._bandwidth.turn(prompt)
-        async with anyio.create_task_group() as both:
-            both.start_soon(self._keep, new, decode)
-            await self._transport.write(decode, move, deadline_s=self._config.deadline_s)
+        # Both moves read a slot that is given away next.
+        await turn.life.see_through(self._move_and_keep(turn, decode, move, new))
+
+    async def _move_and_keep(
+        self, turn: HeldTurn, decode: str, move: Write, new: NewBlocks
+    ) -> None:
+        self._persister.keep(new, lambda: turn.prompt_kept.set(True))
+        await self._transport.write(decode, [move], deadline_s=self._config.deadline_s)
+        await turn.prompt_kept.wait(self._clock, self._config.deadline_s)
 
     async def _read_all(
         self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent], slot: int
@@ -221,20 +240,19 @@ class Buffer:
             async with self._reads:
                 # A read under way is seen through even if its turn has failed meanwhile: what
                 # storage still writes must not land in a slot that already belongs to another.
-                with anyio.CancelScope(shield=True):
-                    await self._read(turn, assign, read, span)
-            await anyio.lowlevel.checkpoint()
+                await turn.life.see_through(self._read(turn, assign, read, span))
             turn.queued_tokens -= last - first
+            self._queued_tokens -= last - first
             self.account["read_tokens"] += last - first
             loaded = Loaded(turn.request, self._side, span, first, last)
-            await self._transport.send(prefill, loaded)
+            self._transport.post(prefill, loaded)
 
     async def _read(self, turn: HeldTurn, assign: Assign, read: ReadExtent, span: Span) -> None:
         await self._bandwidth.turn(span)
         parts = self._parts(turn.request, _cut(assign.turn.context, read.first, read.count), span)
         for storage, part in parts:
             self._arriving[part.into] = _Arrival(turn.request, storage)
-            await self._transport.send(storage, part)
+            self._transport.post(storage, part)
         answers = [await self._answer(part.into) for _, part in parts]
         reasons = [answer.error for answer in answers if answer.error]
         try:
@@ -248,11 +266,7 @@ class Buffer:
             await self._fail(turn, reasons[0])
 
     async def _answer(self, span: Span) -> ReadDigests:
-        """Storage's word on one read, and the blocks unless it has none."""
-        arrival = self._arriving[span]
-        answer = await arrival.digests.wait(self._clock, self._config.deadline_s)
-        if not answer.error:
-            await arrival.blocks.wait(self._clock, self._config.deadline_s)
+        answer = await self._arriving[span].whole.wait(self._clock, self._config.deadline_s)
         del self._arriving[span]
         return answer
 
@@ -269,23 +283,21 @@ class Buffer:
             at = end
         return found
 
-    async def _push(self, prefill: str, pull: Pull) -> None:
+    async def _push(self, turn: HeldTurn) -> None:
         """Layer Blocks from DRAM into prefill HBM; the next layer once this one is there."""
-        turn = self._turn(pull.request)
-        source = pull.source
+        prefill = await turn.pulled.wait(self._clock, self._config.deadline_s)
         for layer in range(self._config.kv.layers):
-            note = LayerLoaded(pull.request, layer, pull.first, pull.last)
-            write = Write(
-                source.tokens(pull.first, pull.last).layer(layer),
-                pull.into.tokens(pull.first, pull.last).layer(layer),
-                note,
-                pull.request,
-            )
-            await self._bandwidth.turn(write.source)
-            await self._transport.write(prefill, write, deadline_s=self._config.deadline_s)
-        turn.to_push_tokens -= pull.last - pull.first
-        if self._side is Side.PE and turn.to_push_tokens == 0:
-            turn.pulled.set(True)
+            writes = []
+            for pull in turn.pulls:
+                first, last = pull.first, pull.last
+                note = LayerLoaded(pull.request, layer, first, last)
+                source, into = (
+                    pull.source.part(first, last, layer),
+                    pull.into.part(first, last, layer),
+                )
+                await self._bandwidth.turn(source)
+                writes.append(Write(source, into, note, pull.request))
+            await self._transport.write(prefill, writes, deadline_s=self._config.deadline_s)
 
     def _layer(self, done: LayerDone) -> None:
         turn = self._turn(done.request)
@@ -295,46 +307,23 @@ class Buffer:
         if turn.final is not None and turn.tokens_here == turn.tokens_due:
             turn.complete.set(turn.final)
 
-    async def _append(self, decode: str, append: Append) -> None:
+    def _append(self, decode: str, append: Append) -> None:
         turn = self._turn(append.request)
         extent = Extent(turn.chain, append.first_block, append.count)
         content = turn.content + append.generated
-        await self._keep(_Blocks(extent, append.span, content, append.request), decode)
-        turn.count_kept(append.count)
-
-    async def _keep(self, new: "_Blocks", decode: str) -> None:
-        """DRAM to storage; then tell the decode engine that a next turn may hit these blocks."""
-        if new.extent.count:
-            await self._store(new)
-        await self._transport.send(decode, Persisted(new.request, new.extent, new.span))
-
-    async def _store(self, new: "_Blocks") -> None:
-        kv, deadline_s = self._config.kv, self._config.deadline_s
-        storage = self._storage(new.extent.chain)
-        tokens = new.extent.count * kv.block_tokens
-        digests = self._transport.seal(new.span, new.content, new.extent.first)
-        slot = await self._inbox[storage].take(tokens)
-        try:
-            inbox = Span("inbox", self._config.inbox_base + slot, 0, tokens, 0, kv.layers)
-            kept = self._keeping[new.extent] = Awaited(f"{storage} to keep {new.extent}")
-            note = Persist(new.request, new.extent, inbox, digests)
-            write = Write(new.span, inbox, note, new.request)
-            await self._transport.write(storage, write, deadline_s=deadline_s)
-            await kept.wait(self._clock, deadline_s)
-            del self._keeping[new.extent]
-        finally:
-            self._inbox[storage].give(slot)
+        new = NewBlocks(extent, append.span, content, append.request, decode)
+        self._persister.keep(new, lambda: turn.count_kept(append.count))
 
     async def _fail(self, turn: HeldTurn, reason: str) -> None:
         """End the turn here and tell everybody who may hold something of it."""
         for host in self._config.everyone:
-            await self._transport.send(host, TurnFailed(turn.request, reason))
+            self._transport.post(host, TurnFailed(turn.request, reason))
         self._end(turn.request)
 
     def _end(self, request: int) -> None:
         self._failed.add(request)
         if request in self._turns:
-            self._turns[request].scope.cancel()
+            self._turns[request].life.end()
 
     def _turn(self, request: int) -> HeldTurn:
         turn = self._turns.get(request)
@@ -346,28 +335,29 @@ class Buffer:
         return storage_of(chain, self._config.storages)
 
     def _report(self) -> Report:
-        queued = sum(turn.queued_tokens for turn in self._turns.values())
-        node = NodeReport(self._config.node, queued, self._seen)
+        node = NodeReport(self._config.node, self._queued_tokens, self._seen)
         return Report(self._config.group.name, (), (node,))
 
 
 class _Arrival:
-    """The two halves of a read's answer, in whatever order they come."""
+    """A read's answer: storage's word, and the blocks unless it has none, in whatever order."""
 
     def __init__(self, request: int, storage: str) -> None:
-        self.blocks: Awaited[bool] = Awaited(f"the blocks of turn {request} from {storage}")
-        self.digests: Awaited[ReadDigests] = Awaited(
-            f"the digests of turn {request} from {storage}"
-        )
+        self.whole: Awaited[ReadDigests] = Awaited(f"{storage}'s blocks for turn {request}")
+        self._said: ReadDigests | None = None
+        self._come = False
 
+    def come(self) -> None:
+        """The blocks are in place."""
+        self._come = True
+        if self._said is not None:
+            self.whole.set(self._said)
 
-class _Blocks(msgspec.Struct, frozen=True):
-    """New Full Blocks of a turn: where they go, where they lie, and what sequence they end."""
-
-    extent: Extent
-    span: Span
-    content: bytes
-    request: int
+    def say(self, answer: ReadDigests) -> None:
+        """Their digests, or why there are none."""
+        self._said = answer
+        if self._come or answer.error:
+            self.whole.set(answer)
 
 
 def _cut(context: tuple[Extent, ...], first: int, count: int) -> tuple[Extent, ...]:

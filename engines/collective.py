@@ -6,12 +6,11 @@ group; a group of one host exchanges nothing.
 
 from collections.abc import Callable
 
-import anyio
-
 from engines.config import GroupConfig
 from engines.messages import Barrier, Join
 from engines.seams.clock import Clock
 from engines.seams.transport import TrafficClass, Transport
+from engines.tasks import Event
 
 
 class Collective:
@@ -27,7 +26,7 @@ class Collective:
         self._deadline_s = deadline_s
         self._joined: dict[int, dict[str, Join]] = {}
         self._passed: dict[tuple[int, int], dict[str, float]] = {}
-        self._news = anyio.Event()
+        self._news = Event()
         self.step = 0
 
     @property
@@ -48,7 +47,7 @@ class Collective:
         """Begin the next step with all peers; returns the slowest layer and the latest start."""
         step, self.step = self.step, self.step + 1
         for peer in self._peers:
-            await self._transport.send(peer, Join(step, layer_s, start_s), TrafficClass.MODEL)
+            self._transport.post(peer, Join(step, layer_s, start_s), TrafficClass.MODEL)
         await self._until(lambda: len(self._joined.get(step, ())) == len(self._peers), step)
         peers = self._joined.pop(step, {}).values()
         return (
@@ -64,7 +63,7 @@ class Collective:
         step = self.step - 1
         for peer in self._peers:
             message = Barrier(step, layer, end_s, self._load)
-            await self._transport.send(peer, message, TrafficClass.MODEL)
+            self._transport.post(peer, message, TrafficClass.MODEL)
         key = (step, layer)
         await self._until(lambda: len(self._passed.get(key, ())) == len(self._peers), step)
         return max([end_s, *self._passed.pop(key, {}).values()])
@@ -74,5 +73,5 @@ class Collective:
             return
         with self._clock.deadline(self._deadline_s, f"the peers of step {step}"):
             while not met():
-                self._news = anyio.Event()
+                self._news.clear()
                 await self._news.wait()

@@ -17,7 +17,8 @@ class KvShape(msgspec.Struct, frozen=True):
 class GroupConfig(msgspec.Struct, frozen=True):
     """An engine group: its leader pulls work for all; members report to the leader.
 
-    `engines` are the hosts that compute in lockstep, `members` all hosts that report.
+    `engines` are the hosts that compute in lockstep, `members` all hosts that report, once in
+    `period_s` and `phase_s` after its beginning.
     """
 
     name: str
@@ -26,6 +27,7 @@ class GroupConfig(msgspec.Struct, frozen=True):
     members: tuple[str, ...]
     scheduler: str
     period_s: float
+    phase_s: float
     load_bytes: int
 
 

@@ -33,15 +33,19 @@ class Reporter:
         self._others[member] = report
 
     async def run(self) -> None:
-        """Report, or fetch, once a period, on the clock's own grid."""
-        period, turn = self._group.period_s, 0
+        """Report, or fetch, once a period, on the clock's own grid and in the group's phase of it.
+
+        Groups that all fetched at once would always come in the same order, and the first would
+        take what waits.
+        """
+        period_s, phase_s, turn = self._group.period_s, self._group.phase_s, 0
         while True:
-            turn = max(turn, int(self._clock.now_s() / period)) + 1
-            await self._clock.sleep_until_s(turn * period)
+            turn = max(turn, int((self._clock.now_s() - phase_s) / period_s)) + 1
+            await self._clock.sleep_until_s(turn * period_s + phase_s)
             if self._host != self._group.leader:
-                await self._transport.send(self._group.leader, self._own())
+                self._transport.post(self._group.leader, self._own())
             elif len(self._others) == len(self._group.members) - 1:
-                await self._transport.send(self._group.scheduler, self._merged())
+                self._transport.post(self._group.scheduler, self._merged())
 
     def _merged(self) -> Report:
         reports = [self._own(), *self._others.values()]

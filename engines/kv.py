@@ -4,6 +4,7 @@ All in target units: real tokens and blocks of `block_tokens` real tokens. What 
 in bytes, and how it is laid out, is the business of the world's side of the seams.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
@@ -34,11 +35,15 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
     def tokens(self, first: int, last: int) -> "Span":
         """The same slot and layers, other tokens."""
-        return msgspec.structs.replace(self, first=first, last=last)
+        return Span(self.region, self.slot, first, last, self.layer_first, self.layer_last)
 
     def layer(self, layer: int) -> "Span":
         """The same tokens, one layer: the Layer Blocks of DualPath's appendix A.5."""
-        return msgspec.structs.replace(self, layer_first=layer, layer_last=layer + 1)
+        return self.part(self.first, self.last, layer)
+
+    def part(self, first: int, last: int, layer: int) -> "Span":
+        """Other tokens of the same slot, one layer."""
+        return Span(self.region, self.slot, first, last, layer, layer + 1)
 
 
 def blocks(tokens: int, block_tokens: int) -> int:
@@ -110,11 +115,13 @@ class Slots:
         """Free a slot and join it to its free neighbours."""
         length = self._held.pop(slot)
         self.free_tokens += length
-        spans = sorted([*self._free, (slot, length)])
-        joined: list[tuple[int, int]] = []
-        for start, size in spans:
-            if joined and joined[-1][0] + joined[-1][1] == start:
-                joined[-1] = (joined[-1][0], joined[-1][1] + size)
-            else:
-                joined.append((start, size))
-        self._free = joined
+        free, start, end = self._free, slot, slot + length
+        index = bisect_left(free, (slot,))
+        first = last = index
+        if index < len(free) and free[index][0] == end:
+            end += free[index][1]
+            last = index + 1
+        if index and sum(free[index - 1]) == start:
+            start = free[index - 1][0]
+            first = index - 1
+        free[first:last] = [(start, end - start)]

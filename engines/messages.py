@@ -154,12 +154,18 @@ class Persist(msgspec.Struct, frozen=True, array_like=True, tag="persist"):
     digests: bytes
 
 
-class Persisted(msgspec.Struct, frozen=True, array_like=True, tag="persisted"):
-    """Storage to buffer, then buffer to DE: a restart of storage would find these blocks."""
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """An extent of a turn that storage keeps, and the span that it was written from."""
 
     request: int
     extent: Extent
     span: Span
+
+
+class Persisted(msgspec.Struct, frozen=True, array_like=True, tag="persisted"):
+    """Storage to buffer, then buffer to DE: a restart of storage would find these blocks."""
+
+    kept: tuple[Kept, ...]
 
 
 class TurnDone(msgspec.Struct, frozen=True, array_like=True, tag="turn-done"):

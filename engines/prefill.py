@@ -7,9 +7,6 @@ forward loop packs what is ready and runs it layer by layer while later layers s
 from collections.abc import Iterable
 from itertools import takewhile
 
-import anyio
-from anyio.abc import TaskGroup
-
 from engines.collective import Collective
 from engines.config import PrefillConfig
 from engines.control import Reporter
@@ -25,15 +22,15 @@ from engines.messages import (
     LayerDone,
     LayerLoaded,
     Loaded,
-    Message,
     Pull,
     Report,
     TurnFailed,
 )
-from engines.prefill_turn import Batch, Forward, PrefillTurn
+from engines.prefill_turn import Batch, Forward, Lane, PrefillTurn
 from engines.seams.clock import Clock
 from engines.seams.compute import Compute, PrefillJob
-from engines.seams.transport import Transport, Write
+from engines.seams.transport import Delivery, Transport, Write
+from engines.tasks import Crew, Event
 from engines.waits import Arena
 from scheduler.batch import Candidate, Chunk, pack
 from scheduler.types import EngineReport, Side
@@ -50,10 +47,10 @@ class Prefill:
         self._transport = transport
         self._compute = compute
         self._turns: dict[int, PrefillTurn] = {}
-        self._lanes: dict[str, list[int]] = {lane: [] for lane in config.lanes}
+        self._lanes = {name: Lane(name) for name in config.lanes}
         self._failed: set[int] = set()
         self._hbm = Arena(Slots(config.pool_tokens, config.kv.block_tokens))
-        self._news = anyio.Event()
+        self._news = Event()
         self._due_s = 0.0
         self._seen = 0
         self._collective = Collective(
@@ -65,36 +62,31 @@ class Prefill:
 
     async def run(self) -> None:
         """Receive until drained, with the forward loop beside."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._reporter.run)
-            tasks.start_soon(self._forward_loop, tasks)
-            while True:
-                delivery = await self._transport.receive()
-                if isinstance(delivery.message, Drain):
-                    tasks.cancel_scope.cancel()
-                    self.account["no_hole"] = self._hbm.no_hole
-                    return
-                self._note(delivery.sender, delivery.message, delivery.arrived_s, tasks)
+        async with Crew() as tasks:
+            self._tasks = tasks
+            tasks.start(self._reporter.run())
+            tasks.start(self._forward_loop())
+            tasks.start(self._transport.serve(self._act))
+        self.account["no_hole"] = self._hbm.no_hole
 
-    def _note(self, sender: str, message: Message, at_s: float, tasks: TaskGroup) -> None:
+    def _act(self, delivery: Delivery) -> None:
         """Fill in what a message says; it may come before the assignment it belongs to."""
-        match message:
-            case Join() | Barrier():
-                self._collective.hear(sender, message)
-            case Report():
-                self._reporter.hear(sender, message)
-                return
-            case TurnFailed():
-                self._forget(message.request)
-            case Assign() | Granted() | Loaded() | LayerLoaded():
-                self._advance(message, at_s, tasks)
+        match delivery.message:
+            case Join() | Barrier() as message:
+                self._collective.hear(delivery.sender, message)
+            case Report() as report:
+                return self._reporter.hear(delivery.sender, report)
+            case TurnFailed(request):
+                self._forget(request)
+            case Assign() | Granted() | Loaded() | LayerLoaded() as message:
+                self._fill_in(message, delivery.arrived_s)
+            case Drain():
+                return self._tasks.dismiss()
             case other:
                 raise EngineError(f"{self._config.host} cannot use {type(other).__name__}")
         self._news.set()
 
-    def _advance(
-        self, message: Assign | Granted | Loaded | LayerLoaded, at_s: float, tasks: TaskGroup
-    ) -> None:
+    def _fill_in(self, message: Assign | Granted | Loaded | LayerLoaded, at_s: float) -> None:
         request = message.decision.request_id if isinstance(message, Assign) else message.request
         if request in self._failed:
             return
@@ -105,7 +97,7 @@ class Prefill:
             case Assign():
                 turn.assign = message
                 self._seen = message.decision.seq
-                self._lanes[message.decision.pe].append(request)
+                self._lanes[message.decision.pe].enter(turn)
             case Granted():
                 turn.granted = message.slot
             case Loaded():
@@ -115,21 +107,23 @@ class Prefill:
                 turn.layer_at_s[message.layer] = at_s
         if turn.ready and not turn.loading and self._config.traits.layerwise:
             turn.loading = True
-            tasks.start_soon(self._load, turn)
+            if self._seat(turn):
+                self._pull(turn)
+            else:
+                self._tasks.start(self._load(turn))
 
     async def _load(self, turn: PrefillTurn) -> None:
         """Take HBM as it comes free, in order of asking."""
         turn.take(await self._hbm.take(turn.prompt_tokens))
-        await self._pull(turn)
+        self._pull(turn)
 
-    def _seated(self, chunk: Chunk) -> bool:
-        """Whether a chunk's turn has HBM; a batch that waited for it might wait for itself."""
-        turn = self._turns[chunk.request]
+    def _seat(self, turn: PrefillTurn) -> bool:
+        """Whether a turn has HBM; a batch that waited for it might wait for itself."""
         if turn.hbm is None and (slot := self._hbm.take_now(turn.prompt_tokens)) is not None:
             turn.take(slot)
         return turn.hbm is not None
 
-    async def _pull(self, turn: PrefillTurn) -> None:
+    def _pull(self, turn: PrefillTurn) -> None:
         """Ask the buffers for the hit KV, layer by layer."""
         assert turn.hbm is not None
         if not turn.hit_tokens:  # nothing will arrive: it can run from now on
@@ -137,13 +131,13 @@ class Prefill:
         self._news.set()
         for part in turn.loaded:
             pull = Pull(turn.request, part.slot, turn.hbm, part.first, part.last)
-            await self._transport.send(self._buffer(turn, part.side), pull)
+            self._transport.post(self._buffer(turn, part.side), pull)
 
-    async def _forward_loop(self, tasks: TaskGroup) -> None:
+    async def _forward_loop(self) -> None:
         while True:
             batch = await self._next_batch()
             if self._config.traits.layerwise:
-                await self._forward(batch, tasks)
+                await self._forward(batch)
             else:
                 await self._forward_whole(batch)
 
@@ -151,46 +145,42 @@ class Prefill:
         """What each lane runs next; waits until one has something, or a peer calls."""
         starved = False
         while True:
-            self._news = anyio.Event()
-            start_s = self._earliest_start_s()
-            lanes = tuple(self._pack(requests, start_s) for requests in self._lanes.values())
+            self._news.clear()
+            runnable = [
+                [turn for turn in lane.turns if self._runnable(turn)]
+                for lane in self._lanes.values()
+            ]
+            # When the next forward can begin: at once, or when the first turn's KV came.
+            arrivals = (turn.layer_at_s[0] for turns in runnable for turn in turns)
+            start_s = max(self._due_s, min(arrivals, default=0.0))
+            lanes = tuple(self._pack(turns, start_s) for turns in runnable)
             if any(lanes) or self._collective.called:
                 hungry = tuple(
-                    not all(self._runnable(request) for request in requests)
-                    for requests in self._lanes.values()
+                    len(turns) < len(lane.turns)
+                    for turns, lane in zip(runnable, self._lanes.values(), strict=True)
                 )
                 return Batch(lanes, hungry, starved)
-            starved = starved or any(self._lanes.values())
+            starved = starved or any(lane.turns for lane in self._lanes.values())
             await self._news.wait()
 
-    def _runnable(self, request: int) -> bool:
-        turn = self._turns[request]
+    def _runnable(self, turn: PrefillTurn) -> bool:
         if not self._config.traits.layerwise:
             return turn.ready
         return turn.hbm is not None and turn.has_layer(0)
 
-    def _earliest_start_s(self) -> float:
-        """When the next forward can begin: at once, or when the first runnable turn's KV came."""
-        arrivals = [
-            self._turns[request].layer_at_s[0]
-            for requests in self._lanes.values()
-            for request in requests
-            if self._runnable(request)
-        ]
-        return max(self._due_s, min(arrivals, default=0.0))
-
-    def _pack(self, requests: list[int], start_s: float) -> list[Chunk]:
+    def _pack(self, turns: list[PrefillTurn], start_s: float) -> list[Chunk]:
         """One lane's part: what was there at the start, though we may look a little later."""
-        turns = [self._turns[request] for request in requests if self._runnable(request)]
         candidates = [
             Candidate(turn.request, turn.hit_tokens + turn.computed_tokens, turn.pending_tokens)
             for turn in turns
             if turn.layer_at_s[0] <= start_s
         ]
         chunks = pack(candidates, self._config.traits, self._config.gpu)
-        return chunks if self._config.traits.layerwise else list(takewhile(self._seated, chunks))
+        if self._config.traits.layerwise:
+            return chunks
+        return list(takewhile(lambda chunk: self._seat(self._turns[chunk.request]), chunks))
 
-    async def _forward(self, batch: Batch, tasks: TaskGroup) -> None:
+    async def _forward(self, batch: Batch) -> None:
         """Layer by layer: wait for its KV, compute, pass the lockstep, send it on."""
         jobs = self._jobs(batch)
         finished = [self._turns[job.request] for job in jobs if job.final]
@@ -199,9 +189,9 @@ class Prefill:
         for layer in range(self._config.kv.layers):
             arrived_s = await self._layer_here(jobs, layer)
             contents = await self._layer(jobs, layer, max(self._due_s, arrived_s) + layer_s)
-            for turn in finished:
-                tasks.start_soon(self._send_layer, turn.request, layer, contents)
-        await self._settle(finished)
+            for target, turns in self._by_buffer(finished).items():
+                self._tasks.start(self._send_layer(target, turns, layer, contents))
+        self._settle(finished)
         compute_s = layer_s * self._config.kv.layers
         self.forwards.append(Forward.of(batch, begin_s, self._due_s, compute_s))
 
@@ -212,7 +202,7 @@ class Prefill:
         for turn in (self._turns[chunk.request] for chunk in batch.chunks):
             if not turn.loading:  # of a turn that was cut, it is here since its first chunk
                 turn.loading = True
-                await self._pull(turn)
+                self._pull(turn)
         jobs = self._jobs(batch)
         finished = [self._turns[job.request] for job in jobs if job.final]
         arrived_s = max([await self._layer_here(jobs, layer) for layer in layers])
@@ -221,11 +211,11 @@ class Prefill:
             contents = await self._layer(jobs, layer, self._due_s + layer_s)
         compute_s = layer_s * len(layers)
         self.forwards.append(Forward.of(batch, begin_s, self._due_s, compute_s))
-        await self._settle(finished)
-        async with anyio.create_task_group() as sends:
-            for turn in finished:
+        self._settle(finished)
+        async with Crew() as sends:
+            for target, turns in self._by_buffer(finished).items():
                 for layer in layers:
-                    sends.start_soon(self._send_layer, turn.request, layer, contents)
+                    sends.start(self._send_layer(target, turns, layer, contents))
         self._due_s = max(self._due_s, self._clock.now_s())
 
     async def _join(self, batch: Batch, ready_s: float) -> float:
@@ -257,35 +247,44 @@ class Prefill:
         turns = [self._turns[job.request] for job in jobs]
         with self._clock.deadline(self._config.deadline_s, f"layer {layer} of a prefill's KV"):
             while not all(turn.has_layer(layer) for turn in turns):
-                self._news = anyio.Event()
+                self._news.clear()
                 await self._news.wait()
         return max((turn.layer_at_s[layer] for turn in turns), default=0.0)
 
     def _latest_first_layer_s(self, jobs: Iterable[PrefillJob]) -> float:
         return max((self._turns[job.request].layer_at_s[0] for job in jobs), default=0.0)
 
-    async def _send_layer(self, request: int, layer: int, contents: dict[int, bytes]) -> None:
-        """One layer's KV to the DE buffer; free the HBM once every layer is acknowledged."""
-        turn = self._turns[request]
-        assert turn.granted is not None and turn.hbm is not None
-        target = self._buffer(turn, Side.DE)
-        # A prompt of hits alone leaves nothing to send but the doorbell.
-        ranges = turn.missing_ranges() or [(turn.prompt_tokens, turn.prompt_tokens)]
+    def _by_buffer(self, turns: list[PrefillTurn]) -> dict[str, list[PrefillTurn]]:
+        """Finished turns by the DE buffer that their KV goes to."""
+        found: dict[str, list[PrefillTurn]] = {}
+        for turn in turns:
+            found.setdefault(self._buffer(turn, Side.DE), []).append(turn)
+        return found
+
+    async def _send_layer(
+        self, target: str, turns: list[PrefillTurn], layer: int, contents: dict[int, bytes]
+    ) -> None:
+        """One layer's KV to a DE buffer; free each HBM once all its layers are acknowledged."""
         last_layer = layer == self._config.kv.layers - 1
-        for index, (first, last) in enumerate(ranges):
-            final = last_layer and index == len(ranges) - 1
-            content = contents[request] if final else b""
-            write = Write(
-                turn.hbm.tokens(first, last).layer(layer),
-                turn.granted.tokens(first, last).layer(layer),
-                LayerDone(request, layer, last - first, final, content),
-                request,
-            )
-            await self._transport.write(target, write, deadline_s=self._config.deadline_s)
-        turn.sends_left -= 1
-        if turn.sends_left == 0:
-            self._hbm.give(turn.hbm.slot)
-            del self._turns[request]
+        writes = []
+        for turn in turns:
+            assert turn.granted is not None and turn.hbm is not None
+            # A prompt of hits alone leaves nothing to send but the doorbell.
+            ranges = turn.missing_ranges() or [(turn.prompt_tokens, turn.prompt_tokens)]
+            for index, (first, last) in enumerate(ranges):
+                final = last_layer and index == len(ranges) - 1
+                content = contents[turn.request] if final else b""
+                note = LayerDone(turn.request, layer, last - first, final, content)
+                source = turn.hbm.part(first, last, layer)
+                into = turn.granted.part(first, last, layer)
+                writes.append(Write(source, into, note, turn.request))
+        await self._transport.write(target, writes, deadline_s=self._config.deadline_s)
+        for turn in turns:
+            turn.sends_left -= 1
+            if turn.sends_left == 0:
+                assert turn.hbm is not None
+                self._hbm.give(turn.hbm.slot)
+                del self._turns[turn.request]
 
     def _buffer(self, turn: PrefillTurn, side: Side) -> str:
         assert turn.assign is not None
@@ -293,14 +292,13 @@ class Prefill:
         engine = decision.pe if side is Side.PE else decision.de
         return self._config.buffers[engine.split("/")[0]]
 
-    async def _settle(self, finished: list[PrefillTurn]) -> None:
+    def _settle(self, finished: list[PrefillTurn]) -> None:
         """The forward's end: finished turns leave their lane, clients hear of first tokens."""
         at_s = max(self._due_s, self._clock.now_s())
         for turn in finished:
             assert turn.assign is not None
-            self._lanes[turn.assign.decision.pe].remove(turn.request)
-        for turn in finished:
-            await self._transport.send(self._config.client, FirstToken(turn.request, at_s))
+            self._lanes[turn.assign.decision.pe].leave(turn)
+            self._transport.post(self._config.client, FirstToken(turn.request, at_s))
 
     def _forget(self, request: int) -> None:
         """A turn failed before its prefill: nothing of it is in a forward yet."""
@@ -309,13 +307,12 @@ class Prefill:
         if turn is not None and turn.hbm is not None:
             self._hbm.give(turn.hbm.slot)
         if turn is not None and turn.assign is not None:
-            self._lanes[turn.assign.decision.pe].remove(request)
+            self._lanes[turn.assign.decision.pe].leave(turn)
 
     def _report(self) -> Report:
-        engines = []
-        for lane, requests in self._lanes.items():
-            tokens = sum(self._turns[request].prompt_tokens for request in requests)
-            engines.append(
-                EngineReport(lane, len(requests), tokens, self._hbm.free_tokens, self._seen)
-            )
-        return Report(self._config.group.name, tuple(engines), ())
+        free, seen = self._hbm.free_tokens, self._seen
+        engines = tuple(
+            EngineReport(lane.name, len(lane.turns), lane.tokens, free, seen)
+            for lane in self._lanes.values()
+        )
+        return Report(self._config.group.name, engines, ())

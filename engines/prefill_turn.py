@@ -62,6 +62,25 @@ class PrefillTurn:
         return ranges
 
 
+class Lane:
+    """One prefill GPU: its turns in the order of their assignment, and their prompts' tokens."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.turns: list[PrefillTurn] = []
+        self.tokens = 0
+
+    def enter(self, turn: PrefillTurn) -> None:
+        """A turn was assigned."""
+        self.turns.append(turn)
+        self.tokens += turn.prompt_tokens
+
+    def leave(self, turn: PrefillTurn) -> None:
+        """A turn is prefilled, or failed."""
+        self.turns.remove(turn)
+        self.tokens -= turn.prompt_tokens
+
+
 class Batch(msgspec.Struct, frozen=True):
     """One forward's work: each lane's chunks, in the order of the host's lanes.
 

@@ -9,7 +9,8 @@ from engines.config import ServiceConfig
 from engines.errors import EngineError
 from engines.messages import Assign, Drain, Report, Submit, TurnDone, TurnFailed
 from engines.seams.clock import Clock
-from engines.seams.transport import Transport
+from engines.seams.transport import Delivery, Transport
+from engines.tasks import Crew
 from scheduler.scheduler import Scheduler
 from scheduler.types import Arrived, Decision, Ended, Event, Fetch, Side
 
@@ -37,12 +38,14 @@ class Service:
 
     async def run(self) -> None:
         """Serve until drained."""
-        while True:
-            delivery = await self._transport.receive()
-            if isinstance(delivery.message, Drain):
-                return
-            for decision in self._scheduler.handle(self._event(delivery.message)):
-                await self._dispatch(decision)
+        async with Crew() as self._tasks:
+            self._tasks.start(self._transport.serve(self._act))
+
+    def _act(self, delivery: Delivery) -> None:
+        if isinstance(delivery.message, Drain):
+            return self._tasks.dismiss()
+        for decision in self._scheduler.handle(self._event(delivery.message)):
+            self._dispatch(decision)
 
     def _event(self, message: object) -> Event:
         now_s = self._clock.now_s()
@@ -64,7 +67,7 @@ class Service:
         self._turns.pop(request, None)
         return Ended(self._clock.now_s(), request, reason)
 
-    async def _dispatch(self, decision: Decision) -> None:
+    def _dispatch(self, decision: Decision) -> None:
         """To both engines and every buffer that has a part; each sees its decisions in order."""
         self.decided.append(Decided(self._clock.now_s(), decision))
         assign = Assign(decision, self._turns[decision.request_id])
@@ -76,4 +79,4 @@ class Service:
         if any(read.side is Side.PE for read in decision.reads):
             hosts.append(self._config.buffers[decision.pe.split("/")[0]])
         for host in hosts:
-            await self._transport.send(host, assign)
+            self._transport.post(host, assign)

@@ -1,15 +1,13 @@
 """A storage host: reads extents out to buffers, keeps the blocks that they send."""
 
-import anyio
-from anyio.abc import TaskGroup
-
 from engines.config import StorageConfig
 from engines.errors import EngineError, StoreError
 from engines.kv import Slots, Span
-from engines.messages import Drain, Persist, Persisted, Read, ReadDigests, ReadDone
+from engines.messages import Drain, Kept, Persist, Persisted, Read, ReadDigests, ReadDone
 from engines.seams.clock import Clock
 from engines.seams.store import Store
-from engines.seams.transport import Transport, Write
+from engines.seams.transport import Delivery, Transport, Write
+from engines.tasks import Crew, Event
 from engines.waits import Arena
 
 
@@ -24,22 +22,28 @@ class Storage:
         self._transport = transport
         self._store = store
         self._stage = Arena(Slots(config.stage_tokens, config.kv.block_tokens))
+        self._to_keep: dict[str, list[Persist]] = {}
+        self._news = Event()
         self.account = {"reads": 0, "read_tokens": 0, "appends": 0, "appended_blocks": 0}
 
     async def run(self) -> None:
         """Serve until drained."""
-        async with anyio.create_task_group() as tasks:
-            while True:
-                delivery = await self._transport.receive()
-                match delivery.message:
-                    case Read() as read:
-                        tasks.start_soon(self._read, delivery.sender, read)
-                    case Persist() as persist:
-                        await self._persist(delivery.sender, persist)
-                    case Drain():
-                        return self._leave(tasks)
-                    case other:
-                        raise EngineError(f"storage cannot use {type(other).__name__}")
+        async with Crew() as tasks:
+            self._tasks = tasks
+            tasks.start(self._keep())
+            tasks.start(self._transport.serve(self._act))
+
+    def _act(self, delivery: Delivery) -> None:
+        match delivery.message:
+            case Read() as read:
+                self._tasks.start(self._read(delivery.sender, read))
+            case Persist() as persist:
+                self._to_keep.setdefault(delivery.sender, []).append(persist)
+                self._news.set()
+            case Drain():
+                self._tasks.dismiss()
+            case other:
+                raise EngineError(f"storage cannot use {type(other).__name__}")
 
     async def _read(self, buffer: str, read: Read) -> None:
         tokens = read.into.last - read.into.first
@@ -50,13 +54,13 @@ class Storage:
                 digests = await self._store.read(read.extents, stage)
             except StoreError as error:
                 refusal = ReadDigests(read.request, read.into, b"", str(error))
-                return await self._transport.send(buffer, refusal)
+                return self._transport.post(buffer, refusal)
             # Digests are metadata: they go the way of control and weigh nothing on the SNIC.
-            await self._transport.send(buffer, ReadDigests(read.request, read.into, digests))
+            self._transport.post(buffer, ReadDigests(read.request, read.into, digests))
             done = ReadDone(read.request, read.into)
             await self._transport.write(
                 buffer,
-                Write(stage, read.into, done, read.request),
+                [Write(stage, read.into, done, read.request)],
                 deadline_s=self._config.deadline_s,
             )
             self.account["reads"] += 1
@@ -64,12 +68,17 @@ class Storage:
         finally:
             self._stage.give(slot)
 
-    async def _persist(self, buffer: str, persist: Persist) -> None:
-        await self._store.append(persist.extent, persist.span, persist.digests)
-        self.account["appends"] += 1
-        self.account["appended_blocks"] += persist.extent.count
-        done = Persisted(persist.request, persist.extent, persist.span)
-        await self._transport.send(buffer, done)
-
-    def _leave(self, tasks: TaskGroup) -> None:
-        tasks.cancel_scope.cancel()
+    async def _keep(self) -> None:
+        """Append in order of arrival; the medium takes one extent after the other."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._to_keep:
+                arrived, self._to_keep = self._to_keep, {}
+                for buffer, persists in arrived.items():
+                    for persist in persists:
+                        await self._store.append(persist.extent, persist.span, persist.digests)
+                        self.account["appends"] += 1
+                        self.account["appended_blocks"] += persist.extent.count
+                    kept = tuple(Kept(p.request, p.extent, p.span) for p in persists)
+                    self._transport.post(buffer, Persisted(kept))

@@ -3,11 +3,10 @@
 from collections import deque
 from typing import Generic, TypeVar
 
-import anyio
-
 from engines.errors import EngineError
 from engines.kv import Slots, Span
 from engines.seams.clock import Clock
+from engines.tasks import Event
 
 T = TypeVar("T")
 
@@ -17,7 +16,7 @@ class Awaited(Generic[T]):
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._event: anyio.Event | None = None  # made by who has to wait: most never do
+        self._event: Event | None = None  # made by who has to wait: most never do
         self._value: T | None = None
         self._here = False
 
@@ -38,7 +37,7 @@ class Awaited(Generic[T]):
         """The value; DeadlineExceeded names it if it is not here after `deadline_s`."""
         if not self._here:
             if self._event is None:
-                self._event = anyio.Event()
+                self._event = Event()
             with clock.deadline(deadline_s, self._what):
                 await self._event.wait()
         assert self._value is not None
@@ -79,7 +78,7 @@ class _InLine:
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self.slot: int | None = None
-        self.called = anyio.Event()
+        self.called = Event()
 
 
 class Arena:

@@ -71,6 +71,8 @@ def _wake(woken: asyncio.Future[None]) -> None:
 class _Wait:
     """A block that has a deadline."""
 
+    __slots__ = ("_clock", "end_s", "what")
+
     def __init__(self, clock: VirtualClock, end_s: float, what: str) -> None:
         self.end_s = end_s
         self.what = what

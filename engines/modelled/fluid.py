@@ -44,13 +44,22 @@ class Link:
         """Bytes/s that a level may use: MODEL all but KV's floor, KV what MODEL leaves."""
         if level == MODEL:
             return self.capacity * (1 - KV_SHARE) if self.active[KV] else self.capacity
+        if not self.active[MODEL]:
+            return self.capacity
         left = self.capacity - sum(channel.rate for channel in self.active[MODEL])
         return max(left, self.capacity * KV_SHARE)
 
     def share(self, level: int) -> float:
         """The rate to which this link cuts a level's channels, given what others cut them to."""
-        limits = sorted(channel.limit_beside(self) for channel in self.active[level])
-        left, count = self.room(level), len(limits)
+        active = self.active[level]
+        if not active:
+            return inf
+        left = self.room(level)
+        if len(active) == 1:
+            (channel,) = active
+            return left if channel.limit_beside(self) >= left else inf
+        limits = sorted([channel.limit_beside(self) for channel in active])
+        count = len(limits)
         for limit in limits:
             if limit >= left / count:
                 return left / count
@@ -103,8 +112,11 @@ class Channel:
 
     def limit_beside(self, link: Link) -> float:
         """What the other links of the path would let through."""
-        level = self.level
-        return min([other.shares[level] for other in self.links if other is not link], default=inf)
+        level, limit = self.level, inf
+        for other in self.links:
+            if other is not link and other.shares[level] < limit:
+                limit = other.shares[level]
+        return limit
 
     def set_rate(self, now_s: float) -> bool:
         """Take the rate that its links allow; whether its finish moved."""
@@ -127,6 +139,7 @@ class FluidNetwork:
     def __init__(self, capacities: Mapping[str, float], qos: bool) -> None:
         self.links = {name: Link(name, capacity) for name, capacity in capacities.items()}
         self._qos = qos
+        self._models = 0  # channels of class MODEL; without any, KV has every link for itself
         self._moved: dict[Link, None] = {}
         self._fresh: dict[Channel, None] = {}
         self._settling = False
@@ -143,6 +156,7 @@ class FluidNetwork:
     def channel(self, model: bool, path: Sequence[str]) -> Channel:
         """A new channel of class MODEL or KV over a path; without classes all are alike."""
         level = MODEL if model and self._qos else KV
+        self._models += level == MODEL
         return Channel(level, tuple(self.links[name] for name in path))
 
     def send(self, channel: Channel, size_bytes: float, arrived: Arrived) -> None:
@@ -167,7 +181,7 @@ class FluidNetwork:
         self._settling = False
         moved, fresh = self._moved, self._fresh
         self._moved, self._fresh = {}, {}
-        if self._qos:
+        if self._models:
             changed = self._relax(moved, MODEL)
             changed.update((c, None) for c in fresh if c.level == MODEL)
             for channel in self._reset(changed, now_s):

@@ -2,21 +2,30 @@
 
 A hang cannot last: with nothing ready and no timer left, the loop ends with VirtualDeadlock at
 once. The same events always run in the same order, whatever the machine does meanwhile.
+
+It is a loop of its own, and not one of asyncio's with another clock: there is nothing to poll and
+no context to switch, and a step costs half as much.
 """
 
 import asyncio
-import selectors
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import Context
+from heapq import heappop, heappush
+from itertools import count
 from math import ulp
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from engines.errors import VirtualDeadlock
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Work = Callable[..., object]
 RESOLUTION_S = 1e-12
+CLOSE_S = 1e-6  # timers further apart than this are told apart in any run
 
 
 def resolution_s(now_s: float) -> float:
@@ -24,55 +33,163 @@ def resolution_s(now_s: float) -> float:
     return max(RESOLUTION_S, 2 * ulp(now_s))
 
 
-class _Jump(selectors.SelectSelector):
-    """Never looks at what is registered, the loop's own pipe: where it would wait, it jumps."""
+class _Step(asyncio.TimerHandle):
+    """Something to call, unless it is cancelled before; `when_s` if not at once."""
+
+    __slots__ = ("arguments", "when_s", "work")
+
+    def __init__(self, work: Work, arguments: tuple[Any, ...], when_s: float = 0.0) -> None:
+        self.work: Work | None = work
+        self.arguments = arguments
+        self.when_s = when_s
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        self.work = None
+        self.arguments = ()
+
+    def cancelled(self) -> bool:
+        """Whether it will not be called."""
+        return self.work is None
+
+    def when(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self.when_s
+
+
+class VirtualLoop(asyncio.AbstractEventLoop):
+    """What tasks, futures, events and timeouts need of a loop; `time` is virtual, from 0 on.
+
+    Context variables are those of the caller for everybody.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now_s = 0.0
-        self.interrupted = False
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Jump by `timeout`; with none, no timer is left and nothing can ever happen."""
-        if self.interrupted:
-            raise KeyboardInterrupt
-        if timeout is None:
-            raise VirtualDeadlock("every task waits and no timer is left")
-        if timeout > 0:
-            self.now_s += timeout
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, but `time` is virtual and starts at 0."""
-
-    def __init__(self) -> None:
-        self._jump = _Jump()
-        super().__init__(self._jump)
-
-    @property
-    def _clock_resolution(self) -> float:
-        """What asyncio adds to the time when it looks for timers that are due."""
-        return resolution_s(self._jump.now_s)
-
-    @_clock_resolution.setter
-    def _clock_resolution(self, seconds: float) -> None:
-        """asyncio would set that of the machine's clock."""
+        self._now_s = 0.0
+        self._ready: deque[_Step] = deque()
+        self._timers: list[tuple[float, int, _Step]] = []
+        self._numbers = count()  # timers of one instant fire in the order in which they were set
+        self._interrupted = self._closed = False
+        self._unseen: list[BaseException] = []
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
-        return self._jump.now_s
+        return self._now_s
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call when it is its turn, in this instant."""
+        step = _Step(callback, args)
+        self._ready.append(step)
+        return step
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call at a virtual time."""
+        step = _Step(callback, args, when)
+        heappush(self._timers, (when, next(self._numbers), step))
+        return step
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call so many virtual seconds from now."""
+        return self.call_at(self._now_s + delay, callback, *args)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """A future of this loop."""
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Any,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Task[Any]:
+        """A task of this loop; its first step comes when it is its turn."""
+        return asyncio.Task(coro, loop=self, name=name, **kwargs)
+
+    def get_task_factory(self) -> None:
+        """There is none."""
+
+    def get_debug(self) -> bool:
+        """Never."""
+        return False
+
+    def is_running(self) -> bool:
+        """Whether this loop is the one that runs."""
+        return asyncio._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Forget what has not happened."""
+        self._closed = True
+        self._ready.clear()
+        self._timers.clear()
 
     def interrupt(self) -> None:
         """End the run before its next step, with KeyboardInterrupt."""
-        self._jump.interrupted = True
+        self._interrupted = True
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """A callback's error ends the world; asyncio would log it, and all would wait in vain."""
-        error = context.get("exception")
-        if error is not None:
-            raise error
-        super().call_exception_handler(context)
+        """An error that nobody looked at; asyncio would log it, here it ends the run."""
+        self._unseen.append(context.get("exception") or RuntimeError(context["message"]))
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run until a task or future is done; VirtualDeadlock if it never can be.
+
+        An error that a callback raises, or that nobody looked at, ends the world.
+        """
+        asyncio._set_running_loop(self)
+        try:
+            while not future.done():
+                if not self._ready:
+                    self._jump()
+                self._step()
+            if self._unseen:
+                raise self._unseen[0]
+            return future.result()
+        finally:
+            asyncio._set_running_loop(None)
+
+    def _step(self) -> None:
+        """Call all that is ready, and all that becomes so."""
+        ready = self._ready
+        while ready:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            step = ready.popleft()
+            if step.work is not None:
+                step.work(*step.arguments)
+
+    def _jump(self) -> None:
+        """To the next timer; all that can hardly be told apart from it fire together."""
+        timers = self._timers
+        while timers and timers[0][2].work is None:
+            heappop(timers)
+        if not timers:
+            raise VirtualDeadlock("every task waits and no timer is left")
+        when_s, _, step = heappop(timers)
+        self._now_s = max(self._now_s, when_s)
+        self._ready.append(step)
+        if timers and timers[0][0] - when_s < CLOSE_S:
+            until_s = self._now_s + resolution_s(self._now_s)
+            while timers and timers[0][0] <= until_s:
+                self._ready.append(heappop(timers)[2])
 
 
 def run_virtual(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -81,11 +198,12 @@ def run_virtual(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     An interrupt ends it between two steps. Nothing is waited for then: in a world that stands
     still, tasks that are cancelled may wait for others that are gone.
     """
-    loop = VirtualLoop()
+    loop = VirtualLoop()  # type: ignore[abstract]  # it has nothing to poll
     with _interrupts(loop):
-        main = loop.create_task(function())
+        main: asyncio.Task[T] = loop.create_task(function())
         try:
-            return loop.run_until_complete(main)
+            loop.run_until_complete(main)
+            return main.result()
         finally:
             _abandon(asyncio.all_tasks(loop))
             loop.close()

@@ -7,7 +7,7 @@ around a payload (engines/real/frames.py) is counted on the links, and takes no 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import msgspec
@@ -41,10 +41,13 @@ class Wires:
     ) -> None:
         self.hosts: dict[str, FluidTransport] = {}
         self.layout = layout
+        self._token_scale = layout.token_scale
+        self._row_layer_bytes = layout.row_bytes // layout.layers
         self._network = network
         self._route = route
         self._latency_s = latency_s
         self._channels: dict[tuple[str, str, bool], Channel] = {}
+        self._posting = False
         self._on_the_way: deque[tuple[float, FluidTransport, str, Message]] = deque()
 
     @cached_property
@@ -69,21 +72,28 @@ class Wires:
 
     def weigh(self, write: Write) -> int:
         """Bytes of a write; TransferError unless source and target hold as many."""
-        size = self.layout.span_bytes(write.source)
-        if size != self.layout.span_bytes(write.target):
+        source, target, scale = write.source, write.target, self._token_scale
+        rows = source.last // scale - source.first // scale
+        layers = source.layer_last - source.layer_first
+        if (
+            target.last // scale - target.first // scale != rows
+            or target.layer_last - target.layer_first != layers
+        ):
             raise TransferError(
-                f"write of request {write.request}: {write.source} and {write.target} do not "
+                f"write of request {write.request}: {source} and {target} do not "
                 "weigh the same; spans must cover the same tokens and layers"
             )
-        return size
+        return rows * layers * self._row_layer_bytes
 
-    def frame(self, sender: str, peer: str, write: Write) -> None:
-        """Count what surrounds a payload: header and note on the way, an acknowledgement back."""
-        around = HEADER_BYTES + len(_encode((write.note, write.target)))
+    def frame(self, sender: str, peer: str, writes: Sequence[Write]) -> None:
+        """Count what surrounds payloads: header and note on the way, an acknowledgement back."""
+        around = HEADER_BYTES * len(writes)
+        for write in writes:
+            around += len(_encode((write.note, write.target)))
         for link in self._channel(sender, peer, False).links:
             link.frame_bytes += around
         for link in self._channel(peer, sender, False).links:
-            link.frame_bytes += ACK_BYTES
+            link.frame_bytes += ACK_BYTES * len(writes)
 
     def _channel(self, sender: str, peer: str, model: bool) -> Channel:
         key = (sender, peer, model)
@@ -93,11 +103,12 @@ class Wires:
             channel = self._channels[key] = self._network.channel(model, route)
         return channel
 
-    def post(self, sender: str, peer: "FluidTransport", message: Message) -> None:
+    def post(self, sender: str, peer: str, message: Message) -> None:
         """Deliver a message after the latency; all messages stay in order."""
         due_s = self.loop.time() + self._latency_s
-        self._on_the_way.append((due_s, peer, sender, message))
-        if len(self._on_the_way) == 1:
+        self._on_the_way.append((due_s, self.host(peer), sender, message))
+        if not self._posting:
+            self._posting = True
             self.loop.call_at(due_s, self._post_due)
 
     def _post_due(self) -> None:
@@ -105,7 +116,8 @@ class Wires:
         while self._on_the_way and self._on_the_way[0][0] == due_s:
             _, peer, sender, message = self._on_the_way.popleft()
             peer.deliver(sender, message)
-        if self._on_the_way:
+        self._posting = bool(self._on_the_way)
+        if self._posting:
             self.loop.call_at(self._on_the_way[0][0], self._post_due)
 
 
@@ -115,51 +127,62 @@ class FluidTransport:
     def __init__(self, host: str, wires: Wires) -> None:
         self.host = host
         self._wires = wires
-        self._inbox: deque[Delivery] = deque()
-        self._waiting: asyncio.Future[None] | None = None
+        self._early: deque[Delivery] = deque()
+        self._handle: Callable[[Delivery], None] = self._early.append
+        self._serving: asyncio.Future[None]
         wires.hosts[host] = self
 
-    async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
-        """Move a span; returns the target time at which the peer had it in place."""
+    async def write(self, peer: str, writes: Sequence[Write], *, deadline_s: float) -> float:
+        """Move spans as one flow; returns the target time at which the peer had them in place."""
         loop = self._wires.loop
         future: asyncio.Future[float] = loop.create_future()
-        target, size = self._wires.host(peer), self._wires.weigh(write)
+        target = self._wires.host(peer)
+        size = 0
+        for write in writes:
+            size += self._wires.weigh(write)
 
         def arrived() -> None:
-            self._wires.frame(self.host, peer, write)
-            target.deliver(self.host, write.note)
+            self._wires.frame(self.host, peer, writes)
+            for write in writes:
+                target.deliver(self.host, write.note)
             if not future.done():
                 future.set_result(loop.time())
 
-        model = write.traffic_class is TrafficClass.MODEL
+        model = writes[0].traffic_class is TrafficClass.MODEL
         self._wires.flow(self.host, peer, model, size, arrived)
         return await future
 
-    async def send(
+    def post(
         self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
     ) -> None:
         """Send a message; those of class MODEL cross the data network, as flows."""
-        target = self._wires.host(peer)
         if traffic_class is TrafficClass.CTRL:
-            return self._wires.post(self.host, target, message)
+            return self._wires.post(self.host, peer, message)
+        target = self._wires.host(peer)
         load = len(message.load) if isinstance(message, Barrier) else 0
         self._wires.flow(
             self.host, peer, True, NOTE_BYTES + load, lambda: target.deliver(self.host, message)
         )
 
-    async def receive(self) -> Delivery:
-        """The next message or doorbell, in order of arrival."""
-        while not self._inbox:
-            self._waiting = self._wires.loop.create_future()
-            await self._waiting
-        return self._inbox.popleft()
+    async def serve(self, handle: Callable[[Delivery], None]) -> None:
+        """Hand over what arrives in the instant in which it does; what came before, first."""
+        self._serving = self._wires.loop.create_future()
+        self._handle = handle
+        try:
+            while self._early:
+                handle(self._early.popleft())
+            await self._serving
+        finally:
+            self._handle = self._early.append
 
     def deliver(self, sender: str, message: Message) -> None:
-        """Queue a message for `receive`."""
-        now_s = self._wires.loop.time()
-        self._inbox.append(Delivery(sender, message, now_s))
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        """A message is here."""
+        try:
+            self._handle(Delivery(sender, message, self._wires.loop.time()))
+        except Exception as error:
+            if self._serving.done():
+                raise
+            self._serving.set_exception(error)
 
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
         """Blocks here are sizes: there is nothing to digest, but digests weigh something."""

@@ -7,7 +7,7 @@ Everything runs in the loop's thread; data may overtake control messages.
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -37,18 +37,34 @@ RETRY_S = 0.02
 
 
 class _Link:
-    """The way to one peer in one class; the lock keeps the order of who had to wait."""
+    """The way to one peer in one class; the lock keeps the order of who had to wait.
+
+    `posted` are messages that nobody waits for, and `posting` the task that sends them.
+    """
 
     def __init__(self) -> None:
         self.lock = anyio.Lock()
         self.connection: Connection | None = None
+        self.posted: deque[tuple[bytes, int]] = deque()
+        self.posting: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> Connection | None:
         connection = self.connection
         if connection is None or connection.stalled or not connection.usable:
             return None
-        return None if self.lock.locked() else connection
+        return None if self.posted or self.lock.locked() else connection
+
+
+class _Prepared:
+    """A write as it goes out."""
+
+    def __init__(self, write: Write, payload: memoryview | bytes, order: Order) -> None:
+        self.write = write
+        self.note = frames.encode(Doorbell(write.note, write.target))
+        self.layer = frames.layer_of(write.target)
+        self.payload = payload
+        self.order = order
 
 
 class TcpTransport:
@@ -116,32 +132,37 @@ class TcpTransport:
             raise TransferError(f"region {pool.name!r} is registered twice on {self.host}")
         self._pools[pool.name] = pool
 
-    async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
-        """Move a span; returns the target time at which the peer had it in place.
+    async def write(self, peer: str, writes: Sequence[Write], *, deadline_s: float) -> float:
+        """Move spans of one class; returns the target time at which the peer had them in place.
 
-        Raises DeadlineExceeded or TransferError. A write that is given up, by its deadline or by
-        cancellation, takes its connection along: nothing of it leaves this host any more.
+        Raises DeadlineExceeded or TransferError. Writes that are given up, by their deadline or by
+        cancellation, take their connection along: nothing of them leaves this host any more.
         """
-        payload, order = self._payload(write)
-        note = frames.encode(Doorbell(write.note, write.target))
-        layer = frames.layer_of(write.target)
+        prepared = [_Prepared(write, *self._payload(write)) for write in writes]
         with self._clock.deadline(
-            deadline_s, f"{self.host}'s write for request {write.request} to {peer}"
+            deadline_s, f"{self.host}'s write for request {writes[0].request} to {peer}"
         ):
-            connection, (sequence, arrival) = await self._emit(
+            connection, under_way = await self._emit(
                 peer,
-                write.traffic_class,
-                lambda c: (c, c.write(note, write.request, layer, payload, order)),
+                writes[0].traffic_class,
+                lambda c: (
+                    c,
+                    [
+                        c.write(p.note, p.write.request, p.layer, p.payload, p.order)
+                        for p in prepared
+                    ],
+                ),
             )
             try:
-                return await arrival
+                return max([await arrival for _, arrival in under_way])
             finally:
-                connection.abandon(sequence)
+                for sequence, _ in under_way:
+                    connection.abandon(sequence)
 
-    async def send(
+    def post(
         self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
     ) -> None:
-        """Hand a message to the connection; messages to one peer in one class stay in order.
+        """Send a message, at once or as soon as there is a connection that takes it.
 
         A message to a peer that said goodbye is dropped and counted (`undeliverable`).
         """
@@ -151,10 +172,24 @@ class TcpTransport:
                 f"a {type(message).__name__} of {len(note)} bytes for {peer} is over the limit "
                 f"of {frames.NOTE_LIMIT_BYTES}; send KV as a write"
             )
-        if peer in self._departed and not self._closing:
+        if self._closing:
+            raise TransferError(f"{self.host} is closed and cannot reach {peer} any more")
+        if peer in self._departed:
             self.counts["undeliverable"] += 1
             return
-        await self._emit(peer, traffic_class, lambda c: c.message(note, request))
+        link = self._link(peer, traffic_class)
+        if (connection := link.ready) is not None:
+            return connection.message(note, request)
+        link.posted.append((note, request))
+        if link.posting is None:
+            link.posting = asyncio.get_running_loop().create_task(
+                self._post_queued(peer, traffic_class, link)
+            )
+
+    async def serve(self, handle: Callable[[Delivery], None]) -> None:
+        """Hand over messages and doorbells in order of arrival; TransferError after a failure."""
+        while True:
+            handle(await self.receive())
 
     async def receive(self) -> Delivery:
         """The next message or doorbell, in order of arrival; TransferError after a failure."""
@@ -204,7 +239,14 @@ class TcpTransport:
 
     async def close(self) -> None:
         """Flush, say goodbye on every connection, and hang up; by `close_deadline_s` by force."""
-        self._quiet = self._closing = True
+        self._quiet = True
+        try:
+            with self._clock.deadline(self._config.close_deadline_s, f"{self.host} flushing"):
+                for posting in self._posting():
+                    await posting
+        except DeadlineExceeded:  # awaiting a task that is given up cancels it
+            pass
+        self._closing = True
         for server in self._servers:
             server.close()
         await self._hang_up(self._dialled())
@@ -215,6 +257,8 @@ class TcpTransport:
         self._quiet = self._closing = True
         for server in self._servers:
             server.close()
+        for posting in self._posting():
+            posting.cancel()
         for connection in [*self._dialled(), *self._accepted]:
             connection.abort()
 
@@ -292,12 +336,32 @@ class TcpTransport:
             data = np.ascontiguousarray(blocks.swapaxes(1, 2)).data.cast("B")
         return data, Order.ROWS
 
+    def _link(self, peer: str, traffic_class: TrafficClass) -> _Link:
+        return self._links.setdefault((peer, traffic_class), _Link())
+
+    async def _post_queued(self, peer: str, traffic_class: TrafficClass, link: _Link) -> None:
+        """Send what could not leave at once; a failure surfaces where messages are received."""
+
+        def emit(connection: Connection) -> None:
+            while link.posted and not connection.stalled:
+                connection.message(*link.posted.popleft())
+
+        try:
+            while link.posted:
+                await self._emit(peer, traffic_class, emit)
+        except (TransferError, DeadlineExceeded) as error:
+            link.posted.clear()
+            if not self._quiet:
+                surfaced = TransferError(str(error))
+                surfaced.__cause__ = error
+                self._queue(surfaced)
+        finally:
+            link.posting = None
+
     async def _emit(
         self, peer: str, traffic_class: TrafficClass, emit: Callable[[Connection], T]
     ) -> T:
-        link = self._links.get((peer, traffic_class))
-        if link is None:
-            link = self._links.setdefault((peer, traffic_class), _Link())
+        link = self._link(peer, traffic_class)
         if (connection := link.ready) is not None:
             return emit(connection)
         what = f"{self.host} waiting for {peer} to take class {traffic_class}"
@@ -353,6 +417,9 @@ class TcpTransport:
 
     def _dialled(self) -> list[Connection]:
         return [link.connection for link in self._links.values() if link.connection]
+
+    def _posting(self) -> list[asyncio.Task[None]]:
+        return [link.posting for link in self._links.values() if link.posting]
 
     async def _hang_up(self, connections: list[Connection]) -> None:
         for connection in connections:

@@ -5,6 +5,7 @@ tokens and layers of one span into a span of a peer's region and rings one doorb
 note, delivered once the data lies in place. All bytes of a span stay behind this seam.
 """
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -45,23 +46,30 @@ class Transport(Protocol):
 
     host: str
 
-    async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
-        """Move a span; returns the target time at which the peer had it in place.
+    async def write(self, peer: str, writes: Sequence[Write], *, deadline_s: float) -> float:
+        """Move spans of one class; returns the target time at which the peer had them in place.
 
-        Returns only after the peer's acknowledgement, so the source may be reused then.
+        They go out together and in order, each with its doorbell, as a list of work requests
+        does. Returns only after the peer's acknowledgements, so the sources may be reused then.
         Raises DeadlineExceeded after `deadline_s` target seconds, TransferError if the
         connection is lost.
         """
         ...
 
-    async def send(
+    def post(
         self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
     ) -> None:
-        """Hand a message to the connection; messages to one peer in one class stay in order."""
+        """Send a message, without waiting; messages to one peer in one class stay in order.
+
+        If it cannot be sent, `serve` raises the TransferError.
+        """
         ...
 
-    async def receive(self) -> Delivery:
-        """The next message or doorbell, in order of arrival."""
+    async def serve(self, handle: Callable[[Delivery], None]) -> None:
+        """Hand over every message and doorbell in order of arrival, until cancelled.
+
+        Raises what `handle` raises, and TransferError if a connection is lost.
+        """
         ...
 
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:

@@ -258,6 +258,8 @@ class Layout:
     def _group(self, node: str) -> GroupConfig:
         name = next(e.group for e in self.cluster.engines if e.node == node)
         nodes = list(dict.fromkeys(e.node for e in self.cluster.engines if e.group == name))
+        side, period_s = self._side(node), self._experiment.engine.fetch_period_s
+        peers = list(dict.fromkeys(e.group for e in self.cluster.engines if e.side is side))
         engines = list(dict.fromkeys(
             self._gpu_hosts[e.name] for e in self.cluster.engines if e.group == name
         ))  # fmt: skip
@@ -267,7 +269,8 @@ class Layout:
             engines=tuple(engines),
             members=(*engines, *(self._buffers[node] for node in nodes)),
             scheduler="sched",
-            period_s=self._experiment.engine.fetch_period_s,
+            period_s=period_s,
+            phase_s=period_s * peers.index(name) / len(peers),
             load_bytes=COLLECTIVE_BYTES,
         )
 

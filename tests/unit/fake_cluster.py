@@ -102,7 +102,7 @@ class Cluster:
     def _group(self, node: str) -> GroupConfig:
         gpu, peers = f"{node}-gpu", self.setup.pe_peers if node == "pe0" else ()
         members = (gpu, *peers, f"{node}-buf")
-        return GroupConfig(node, gpu, (gpu, *peers), members, "sched", 0.5, 8)
+        return GroupConfig(node, gpu, (gpu, *peers), members, "sched", 0.5, 0.0, 8)
 
     def _buffer(self, node: str) -> BufferConfig:
         setup, host = self.setup, f"{node}-buf"
@@ -147,9 +147,9 @@ class Cluster:
             self._decisions, turn.request.id, f"pe0/{lane}", f"de0/{lane}", tuple(reads)
         )
         for host in ("pe0-gpu", "de0-gpu", "de0-buf"):
-            await FakeTransport("sched", self.network).send(host, Assign(decision, turn))
+            FakeTransport("sched", self.network).post(host, Assign(decision, turn))
         if any(read.side == "pe" for read in reads):
-            await FakeTransport("sched", self.network).send("pe0-buf", Assign(decision, turn))
+            FakeTransport("sched", self.network).post("pe0-buf", Assign(decision, turn))
 
     async def end_of(self, *requests: int) -> None:
         """Wait until the client knows how these turns ended."""
@@ -180,9 +180,9 @@ class Cluster:
         setup = self.setup
         arenas = [
             *((buffer._dram, setup.dram_tokens) for buffer in self.buffers.values()),
-            *((arena, 800) for b in self.buffers.values() for arena in b._inbox.values()),
+            *((arena, 800) for b in self.buffers.values() for arena in b._persister.inbox.values()),
             *((storage._stage, setup.stage_tokens) for storage in self.storage.values()),
-            *((arena, setup.lane_tokens) for arena in self.decode._hbm.values()),
+            *((lane.hbm, setup.lane_tokens) for lane in self.decode._lanes.values()),
             (self.prefill._hbm, setup.pool_tokens),
             (self.decode._outbox, 80),
         ]
@@ -201,7 +201,7 @@ def with_cluster(test: Callable[[Cluster], Awaitable[None]], setup: Setup | None
                 tasks.start_soon(part.run)
             await test(cluster)
             for host in cluster.hosts:
-                await FakeTransport("agents", cluster.network).send(host, Drain())
+                FakeTransport("agents", cluster.network).post(host, Drain())
 
     play(whole)
     return found[0]

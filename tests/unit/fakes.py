@@ -120,7 +120,12 @@ class FakeTransport:
         self.host = host
         self.network = network
 
-    async def write(self, peer: str, write: Write, *, deadline_s: float) -> float:
+    async def write(self, peer: str, writes: Sequence[Write], *, deadline_s: float) -> float:
+        for write in writes:
+            await self._write(peer, write)
+        return anyio.current_time()
+
+    async def _write(self, peer: str, write: Write) -> None:
         source, target = write.source, write.target
         assert source.last - source.first == target.last - target.first
         network = self.network
@@ -132,16 +137,15 @@ class FakeTransport:
         network.rows(peer, target)[:] = network.rows(self.host, source)
         at_s = anyio.current_time()
         network.deliver(Sent(at_s, self.host, peer, write.note, write.traffic_class, write))
-        return at_s
 
-    async def send(
+    def post(
         self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
     ) -> None:
-        await anyio.lowlevel.checkpoint()
         self.network.deliver(Sent(anyio.current_time(), self.host, peer, message, traffic_class))
 
-    async def receive(self) -> Delivery:
-        return await self.network.next(self.host)
+    async def serve(self, handle: Callable[[Delivery], None]) -> None:
+        while True:
+            handle(await self.network.next(self.host))
 
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
         rows = self.network.rows(self.host, span)

@@ -36,8 +36,8 @@ def run(
 
     async def serve(turn: Submit) -> None:
         transport = FakeTransport("sched", network)
-        await transport.send("agents", FirstToken(turn.request.id, anyio.current_time() + 0.05))
-        await transport.send("agents", await answer(turn))
+        transport.post("agents", FirstToken(turn.request.id, anyio.current_time() + 0.05))
+        transport.post("agents", await answer(turn))
 
     async def whole() -> None:
         config = AgentsConfig("agents", "sched", ("a", "b"), plans, BLOCK, deadline_s)

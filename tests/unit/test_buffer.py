@@ -346,7 +346,7 @@ def test_a_failure_may_come_before_the_assignment() -> None:
         turn, good = (cluster.turn(n, PROMPT, HIT, GENERATE) for n in (1, 2))
         failed: Message = TurnFailed(1, "lost")
         for host in ("pe0-buf", "de0-buf", "pe0-gpu", "de0-gpu"):
-            await FakeTransport("sched", cluster.network).send(host, failed)
+            FakeTransport("sched", cluster.network).post(host, failed)
         await cluster.assign(turn, *PE_PATH)
         await cluster.assign(good, *PE_PATH)
         await cluster.end_of(2)

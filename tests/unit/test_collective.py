@@ -14,7 +14,7 @@ HOSTS = ("a", "b")
 
 
 def collective(host: str, network: Network, hosts: tuple[str, ...] = HOSTS) -> Collective:
-    group = GroupConfig("g", hosts[0], hosts, hosts, "sched", 0.5, 16)
+    group = GroupConfig("g", hosts[0], hosts, hosts, "sched", 0.5, 0.0, 16)
     return Collective(host, group, FakeClock(), FakeTransport(host, network), 10.0)
 
 

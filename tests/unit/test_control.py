@@ -14,14 +14,18 @@ MEMBERS = ("gpu0", "gpu1", "buf")
 
 
 def reporter(
-    host: str, network: Network, clock: Clock | None = None, period_s: float = 0.5
+    host: str,
+    network: Network,
+    clock: Clock | None = None,
+    period_s: float = 0.5,
+    phase_s: float = 0.0,
 ) -> Reporter:
     def own() -> Report:
         if host == "buf":
             return Report("g", (), (NodeReport("n", 7, 3),))
         return Report("g", (EngineReport(f"n/{host}", 1, 20, 30, 2),), ())
 
-    group = GroupConfig("g", "gpu0", MEMBERS[:2], MEMBERS, "sched", period_s, 0)
+    group = GroupConfig("g", "gpu0", MEMBERS[:2], MEMBERS, "sched", period_s, phase_s, 0)
     return Reporter(host, group, clock or FakeClock(), FakeTransport(host, network), own)
 
 
@@ -71,6 +75,16 @@ def test_the_leader_waits_for_every_member() -> None:
         with anyio.move_on_after(1):
             await leader.run()
         assert len(network.log) == 2
+
+    play(test)
+
+
+def test_a_group_keeps_its_phase() -> None:
+    async def test() -> None:
+        network = Network()
+        with anyio.move_on_after(2.2):
+            await reporter("buf", network, phase_s=0.125).run()
+        assert [s.at_s for s in network.log] == pytest.approx([0.625, 1.125, 1.625, 2.125])
 
     play(test)
 

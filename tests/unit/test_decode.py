@@ -115,10 +115,10 @@ def test_what_is_promised_takes_hbm_as_far_as_the_buffer_cannot_park_it(
     async def test(cluster: Cluster) -> None:
         turn = cluster.turn(1, 22, 16, 9)  # 31 tokens of context, in eight blocks
         decision = Decision(1, 1, "pe0/0", "de0/1", ())
-        assign = FakeTransport("sched", cluster.network).send
-        await assign("de0-gpu", Assign(decision, turn))  # its prompt never comes
+        assign = FakeTransport("sched", cluster.network).post
+        assign("de0-gpu", Assign(decision, turn))  # its prompt never comes
         await anyio.sleep(1.1)
-        await assign("de0-gpu", TurnFailed(1, "lost"))
+        assign("de0-gpu", TurnFailed(1, "lost"))
         await anyio.sleep(1)
 
     reports = with_cluster(test, Setup(lanes=2, parked_tokens=parked)).reports("de0")

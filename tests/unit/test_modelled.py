@@ -17,7 +17,7 @@ from engines.modelled.store import ExtentStore
 from engines.modelled.transport import NOTE_BYTES, FluidTransport, Wires
 from engines.real import frames
 from engines.seams.compute import DecodeJob, PrefillJob
-from engines.seams.transport import TrafficClass, Transport, Write
+from engines.seams.transport import Delivery, TrafficClass, Transport, Write
 
 LATENCY_S = 0.01
 RATE = 400.0
@@ -41,14 +41,22 @@ def write(tokens: int, request: int, source_tokens: int | None = None) -> Write:
 
 
 async def arrivals(transport: Transport, count: int) -> list[tuple[Message, float]]:
-    found = [await transport.receive() for _ in range(count)]
+    found: list[Delivery] = []
+    async with anyio.create_task_group() as tasks:
+
+        def take(delivery: Delivery) -> None:
+            found.append(delivery)
+            if len(found) == count:
+                tasks.cancel_scope.cancel()
+
+        tasks.start_soon(transport.serve, take)
     return [(delivery.message, delivery.arrived_s) for delivery in found]
 
 
 def test_a_write_arrives_when_its_last_byte_does_and_says_so() -> None:
     async def main() -> tuple[float, list[tuple[Message, float]]]:
         hosts = wires("a", "b")
-        arrived_s = await hosts["a"].write("b", write(50, 1), deadline_s=9)
+        arrived_s = await hosts["a"].write("b", [write(50, 1)], deadline_s=9)
         return arrived_s, await arrivals(hosts["b"], 1)
 
     arrived_s, found = run_virtual(main)
@@ -62,20 +70,46 @@ def test_writes_to_one_peer_stay_in_order_even_empty_ones() -> None:
         async with anyio.create_task_group() as tasks:
             for request, tokens in enumerate((50, 0, 100)):
                 one = write(tokens, request)
-                tasks.start_soon(lambda one=one: hosts["a"].write("b", one, deadline_s=9))
+                tasks.start_soon(lambda one=one: hosts["a"].write("b", [one], deadline_s=9))
         return await arrivals(hosts["b"], 3)
 
     found = run_virtual(main)
     assert [(m.request, pytest.approx(at)) for m, at in found] == [(0, 1), (1, 1), (2, 3)]  # type: ignore[union-attr]
 
 
+def test_a_list_of_writes_is_one_flow_and_rings_every_bell_in_order() -> None:
+    async def main() -> tuple[float, list[tuple[Message, float]], int]:
+        hosts = wires("a", "b")
+        some = [write(50, 1), write(0, 2), write(100, 3)]
+        arrived_s = await hosts["a"].write("b", some, deadline_s=9)
+        return arrived_s, await arrivals(hosts["b"], 3), hosts["a"]._wires._network._pushed
+
+    arrived_s, found, flows = run_virtual(main)
+    assert arrived_s == pytest.approx(3.0) and flows == 1
+    assert [(m.request, at) for m, at in found] == [(n, arrived_s) for n in (1, 2, 3)]  # type: ignore[union-attr]
+
+
+def test_an_error_in_a_handler_is_the_host_that_serves() -> None:
+    async def main() -> None:
+        hosts = wires("a", "b")
+
+        def refuse(delivery: Delivery) -> None:
+            raise TransferError(f"not {delivery.sender}")
+
+        hosts["a"].post("b", Drain())
+        with pytest.raises(TransferError, match="not a"):
+            await hosts["b"].serve(refuse)
+
+    run_virtual(main)
+
+
 def test_messages_take_their_latency_and_stay_in_order() -> None:
     async def main() -> list[tuple[Message, float]]:
         hosts = wires("a", "b", "c")
         for sender, request in (("a", 1), ("c", 2), ("a", 3)):
-            await hosts[sender].send("b", TurnFailed(request, "why"))
+            hosts[sender].post("b", TurnFailed(request, "why"))
         await anyio.sleep(0.005)
-        await hosts["a"].send("b", Drain())
+        hosts["a"].post("b", Drain())
         return await arrivals(hosts["b"], 4)
 
     found = run_virtual(main)
@@ -88,10 +122,10 @@ def test_a_barrier_passes_before_kv_and_weighs_its_load() -> None:
         hosts = wires("a", "b")
         clock = VirtualClock()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: hosts["a"].write("b", write(100, 1), deadline_s=9))
+            tasks.start_soon(lambda: hosts["a"].write("b", [write(100, 1)], deadline_s=9))
             await clock.sleep_until_s(1.0)
             barrier = Barrier(0, 0, 0.0, bytes(396 - NOTE_BYTES))
-            await hosts["a"].send("b", barrier, TrafficClass.MODEL)
+            hosts["a"].post("b", barrier, TrafficClass.MODEL)
             (_, first_s), (_, second_s) = await arrivals(hosts["b"], 2)
         return first_s, second_s
 
@@ -101,7 +135,7 @@ def test_a_barrier_passes_before_kv_and_weighs_its_load() -> None:
 def test_what_surrounds_a_payload_is_counted_and_takes_no_time() -> None:
     async def main() -> tuple[float, int]:
         hosts = wires("a", "b")
-        arrived_s = await hosts["a"].write("b", write(50, 1), deadline_s=9)
+        arrived_s = await hosts["a"].write("b", [write(50, 1)], deadline_s=9)
         link = hosts["a"]._wires._network.links["link"]
         return arrived_s, link.frame_bytes
 
@@ -116,9 +150,9 @@ def test_unknown_peers_and_unlike_spans_are_refused() -> None:
     async def main() -> None:
         hosts = wires("a", "b")
         with pytest.raises(TransferError, match="no host 'x'"):
-            await hosts["a"].send("x", Drain())
+            hosts["a"].post("x", Drain())
         with pytest.raises(TransferError, match="same tokens"):
-            await hosts["a"].write("b", write(10, 1, source_tokens=11), deadline_s=1)
+            await hosts["a"].write("b", [write(10, 1, source_tokens=11)], deadline_s=1)
 
     run_virtual(main)
 
@@ -127,8 +161,8 @@ def test_a_write_that_is_given_up_rings_no_bell_that_hurts() -> None:
     async def main() -> list[tuple[Message, float]]:
         hosts = wires("a", "b")
         with anyio.move_on_after(0.5):
-            await hosts["a"].write("b", write(50, 1), deadline_s=9)
-        await hosts["a"].write("b", write(50, 2), deadline_s=9)
+            await hosts["a"].write("b", [write(50, 1)], deadline_s=9)
+        await hosts["a"].write("b", [write(50, 2)], deadline_s=9)
         return await arrivals(hosts["b"], 2)
 
     assert [at for _, at in run_virtual(main)] == pytest.approx([1.0, 2.0])
@@ -189,7 +223,7 @@ def test_content_has_the_emulated_worlds_lengths_and_prefixes() -> None:
 
 
 def test_the_modelled_sides_are_what_the_seams_ask_for() -> None:
-    group = GroupConfig("g", "a", ("a",), ("a",), "s", 1.0, 8)
+    group = GroupConfig("g", "a", ("a",), ("a",), "s", 1.0, 0.0, 8)
     transport: Transport = wires(group.leader)["a"]
     span = Span("dram", 0, 0, 4, 0, 2)
     assert transport.seal(span, b"", 0) == bytes(8)

@@ -29,7 +29,8 @@ def times(network: Network, kind: type, request: int) -> list[float]:
 def test_lanes_in_lockstep_wait_for_the_slowest() -> None:
     async def test(cluster: Cluster) -> None:
         short, long = cluster.turn(1, 8, 0, 4), cluster.turn(2, 40, 0, 4)
-        await cluster.assign(cluster.turn(3, 20, 0, 4))  # the others queue behind it
+        await cluster.assign(cluster.turn(3, 20, 0, 4))
+        await anyio.sleep(0.001)  # the others queue behind it
         await cluster.assign(short, lane=0)
         await cluster.assign(long, lane=1)
         await cluster.end_of(1, 2, 3)
@@ -48,6 +49,7 @@ def test_turns_of_one_lane_add_up() -> None:
     async def test(cluster: Cluster) -> None:
         for number in (1, 2, 3):
             await cluster.assign(cluster.turn(number, 20, 0, 4))
+            await anyio.sleep(0.001)  # the others queue behind the first one
         await cluster.end_of(1, 2, 3)
 
     _, forward = with_cluster(test).prefill.forwards
@@ -210,7 +212,7 @@ def test_an_idle_peer_takes_part_in_every_step() -> None:
                 await cluster.assign(turn)
                 await cluster.end_of(number)
                 assert cluster.right(turn)
-            await FakeTransport("agents", cluster.network).send("pe1-gpu", Drain())
+            FakeTransport("agents", cluster.network).post("pe1-gpu", Drain())
 
     cluster = with_cluster(test, Setup(pe_peers=("pe1-gpu",)))
     barriers = cluster.network.messages(Barrier)
@@ -254,11 +256,11 @@ def test_a_turn_with_hits_takes_its_gpu_time_after_a_pause() -> None:
 def test_a_failed_turn_leaves_its_lane() -> None:
     async def test(cluster: Cluster) -> None:
         await cluster.assign(cluster.turn(1, 22, 0, 4))
-        await FakeTransport("sched", cluster.network).send("pe0-gpu", TurnFailed(2, "lost"))
+        FakeTransport("sched", cluster.network).post("pe0-gpu", TurnFailed(2, "lost"))
         lost = cluster.turn(2, 30, 16, 4)
         await cluster.assign(lost, PE_READ)
-        await FakeTransport("sched", cluster.network).send("pe0-buf", TurnFailed(2, "lost"))
-        await FakeTransport("sched", cluster.network).send("de0-buf", TurnFailed(2, "lost"))
+        FakeTransport("sched", cluster.network).post("pe0-buf", TurnFailed(2, "lost"))
+        FakeTransport("sched", cluster.network).post("de0-buf", TurnFailed(2, "lost"))
         await cluster.end_of(1)
         await anyio.sleep(1)
 

@@ -71,7 +71,7 @@ def test_malformed_input_ends_its_connection_and_surfaces(case: str) -> None:
             with pytest.raises(ENDED):
                 await stream.receive()
             await stream.aclose()
-            await b.send("a", Start(1))  # the host itself goes on
+            b.post("a", Start(1))  # the host itself goes on
             assert (await a.receive()).message == Start(1)
 
     run(main)

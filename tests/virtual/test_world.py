@@ -128,13 +128,13 @@ def test_a_slow_memory_binds_where_its_closed_form_says(
 def test_who_waits_for_ever_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engines.storage import Storage
 
-    async def never(self: Storage, buffer: str, persist: object) -> None:
+    async def never(self: Storage) -> None:
         """Storage that loses what it is given."""
 
-    monkeypatch.setattr(Storage, "_persist", never)
+    monkeypatch.setattr(Storage, "_keep", never)
     experiment = load_experiment(ROOT / "topologies/1p1d.yaml", ["workload.agents=2"])
     workload = build_workload(experiment.workload, 0)
-    with pytest.raises(RunFailed, match="store0 to keep"):
+    with pytest.raises(RunFailed, match="to be kept"):
         play(experiment, "x", workload, ["dualpath"], tmp_path, lambda *_: None, VIRTUAL)
 
 

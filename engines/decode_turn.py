@@ -1,0 +1,127 @@
+"""What a decode engine keeps of a turn, and of a GPU."""
+
+import msgspec
+
+from engines.config import KvShape
+from engines.kv import Slots, Span, address_space, blocks, round_up
+from engines.messages import Admit, Assign
+from engines.tasks import Life
+from engines.waits import Arena, Awaited
+from scheduler.types import EngineReport
+
+
+class Sequence:
+    """A turn in decode: what is generated, what is due next, and how far it is persisted."""
+
+    def __init__(self, request: int) -> None:
+        self.life = Life()
+        self.admit: Awaited[Admit] = Awaited(f"the prompt of turn {request}")
+        self.started: Awaited[float] = Awaited(f"the KV of turn {request} in HBM")
+        self.computed: Awaited[bool] = Awaited(f"the last token of turn {request}")
+        self.persisted: Awaited[bool] = Awaited(f"the last block of turn {request}")
+        self.buffer = ""
+        self.hbm_tokens = 0
+        self.lane = ""
+        self.slot: Span | None = None
+        self.blocks_kept = 0
+
+    def begin(self, assign: Assign, kv: KvShape) -> None:
+        """Take what the assignment says; the prompt itself comes with `admit`."""
+        request = self.request = assign.turn.request
+        self.lane = assign.decision.de
+        self.hbm_tokens = round_up(request.context_tokens, kv.block_tokens)
+        self.position = request.prompt_tokens // kv.quantum_tokens * kv.quantum_tokens
+        self.end = request.context_tokens // kv.quantum_tokens * kv.quantum_tokens
+        self.blocks_kept += blocks(request.hit_tokens, kv.block_tokens)
+        self.blocks_sent = blocks(request.prompt_tokens, kv.block_tokens)
+        self.blocks_total = blocks(request.context_tokens, kv.block_tokens)
+
+    def start(self, at_s: float, prompt: Admit) -> None:
+        """The prompt's KV is in HBM; what the prefill generated is processed first."""
+        self.start_s = at_s
+        self.next_content = prompt.content
+        self.generated = b""
+
+    @property
+    def in_hbm(self) -> Span:
+        """Where its KV lies, once it decodes."""
+        assert self.slot is not None
+        return self.slot
+
+    def advance(self, content: bytes, kv: KvShape) -> None:
+        """A quantum was computed; `content` comes next."""
+        self.generated += self.next_content
+        self.next_content = content
+        self.position += kv.quantum_tokens
+
+    def completed(self, kv: KvShape) -> "Completed":
+        """Full Blocks that are complete by now and were not given out before."""
+        first, last = self.blocks_sent, blocks(self.position, kv.block_tokens)
+        self.blocks_sent = max(first, last)
+        source = self.in_hbm.tokens(first * kv.block_tokens, last * kv.block_tokens)
+        return Completed(self.request.id, first, max(0, last - first), source, self.generated)
+
+    def token_s(self, number: int, tpot_s: float) -> float:
+        """When generated token `number` is out; number 1 came from the prefill."""
+        return self.start_s + max(0, number - 1) * tpot_s
+
+    def quantum_s(self, kv: KvShape, tpot_s: float) -> float:
+        """When the last real token of the next quantum is out."""
+        number = self.position + kv.quantum_tokens - self.request.prompt_tokens
+        return self.token_s(number, tpot_s)
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """`count` new blocks of a turn from block `first` of its prompt on, where they lie in HBM."""
+
+    request: int
+    first: int
+    count: int
+    source: Span
+    generated: bytes
+
+
+class Lane:
+    """One decode GPU: its HBM, and what it holds, counted as turns come and go."""
+
+    def __init__(self, name: str, number: int, hbm_tokens: int, block_tokens: int) -> None:
+        self.name = name
+        self.hbm = Arena(Slots(hbm_tokens, block_tokens))
+        self.decoding = 0
+        self._base = number * address_space(hbm_tokens, block_tokens)
+        self._requests = self._tokens = self._promised_tokens = 0
+
+    def enter(self, sequence: Sequence) -> None:
+        """A turn was assigned; it will want HBM."""
+        self._requests += 1
+        self._tokens += sequence.request.context_tokens
+        self._promised_tokens += sequence.hbm_tokens
+
+    async def seat(self, sequence: Sequence, layers: int) -> Span:
+        """HBM for prompt and generation, in order of asking; give it back with `rise`."""
+        place = await self.hbm.take(sequence.hbm_tokens)
+        self._promised_tokens -= sequence.hbm_tokens
+        tokens = sequence.request.context_tokens
+        sequence.slot = Span("hbm", self._base + place, 0, tokens, 0, layers)
+        return sequence.slot
+
+    def rise(self, sequence: Sequence) -> None:
+        """Free a turn's HBM."""
+        self.hbm.give(sequence.in_hbm.slot - self._base)
+
+    def leave(self, sequence: Sequence) -> None:
+        """A turn ended, be it before it had its HBM."""
+        self._requests -= 1
+        self._tokens -= sequence.request.context_tokens
+        if sequence.slot is None:
+            self._promised_tokens -= sequence.hbm_tokens
+
+    def report(self, parked_tokens: int, seen: int) -> EngineReport:
+        """What it holds, and HBM that can be promised.
+
+        Turns hold no HBM during their prefill (DualPath section 3, "Decode start"): up to
+        `parked_tokens` of them fit into the buffer's DRAM first, but what the buffer cannot park
+        will want some as soon as it comes.
+        """
+        free = self.hbm.free_tokens - max(0, self._promised_tokens - parked_tokens)
+        return EngineReport(self.name, self._requests, self._tokens, max(0, free), seen)
