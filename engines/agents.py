@@ -24,12 +24,17 @@ class TurnPlan(msgspec.Struct, frozen=True):
 
 
 class AgentPlan(msgspec.Struct, frozen=True):
-    """An agent that enters in mid-trajectory, with `opening_tokens` of a shared opening."""
+    """An agent that enters in mid-trajectory, with `opening_tokens` of a shared opening.
+
+    It submits its first turn at `start_s` target seconds. With an opening of 0 tokens nothing of
+    its context is in storage.
+    """
 
     agent: int
     opening: int
     opening_tokens: int
     turns: tuple[TurnPlan, ...]
+    start_s: float = 0.0
 
 
 class Author(Protocol):
@@ -59,7 +64,10 @@ class TurnRecord(msgspec.Struct):
 
 
 class AgentsConfig(msgspec.Struct, frozen=True, tag="agents"):
-    """The clients' host; chains of openings and agents are numbered apart."""
+    """The clients' host; chains of openings and agents are numbered apart.
+
+    No turn begins at `window_s` target seconds or later (None: all turns are played).
+    """
 
     host: str
     scheduler: str
@@ -67,13 +75,14 @@ class AgentsConfig(msgspec.Struct, frozen=True, tag="agents"):
     agents: tuple[AgentPlan, ...]
     block_tokens: int
     deadline_s: float
+    window_s: float | None = None
 
 
 OPENING_CHAINS = 1 << 40
 
 
 class Agents:
-    """Plays every agent's plan with zero gap between turns; ends when the last one is through."""
+    """Plays every agent's plan from its start on, with zero gap between turns, to the last one."""
 
     def __init__(
         self,
@@ -122,12 +131,17 @@ class Agents:
                 raise EngineError(f"an agent cannot use {type(other).__name__}")
 
     async def _play(self, plan: AgentPlan) -> None:
+        if plan.start_s > 0:
+            await self._clock.sleep_until_s(plan.start_s)
         content = self._author.opening(plan.opening, plan.opening_tokens)
         context_tokens = plan.opening_tokens
         count = blocks(plan.opening_tokens, self._config.block_tokens)
         held = [Extent(OPENING_CHAINS + plan.opening, 0, count)] if count else []
         chain = self._first_request[plan.agent]  # any number that nobody else uses
         for number, turn in enumerate(plan.turns):
+            if self._closed():
+                self._drop(len(plan.turns) - number)
+                return
             kept = context_tokens
             if turn.keep_tokens is not None:
                 kept = min(kept, turn.keep_tokens)
@@ -179,6 +193,15 @@ class Agents:
             record.done_s, record.generated = end.last_token_s, end.content
             record.fingerprint = end.kv_fingerprint
         return record
+
+    def _closed(self) -> bool:
+        window_s = self._config.window_s
+        return window_s is not None and self._clock.now_s() >= window_s
+
+    def _drop(self, turns: int) -> None:
+        """Turns that the window's end leaves unplayed were never due."""
+        self._total -= turns
+        self._progress(self._ended, self._total)
 
     def _count(self, turns: int) -> None:
         self._ended += turns

@@ -24,7 +24,8 @@ def check(start: TruthStart) -> None:
     found = [
         truth
         for agent in _share(_agents(plan), start)
-        for truth in _check_agent(reference, agent, turns.get(agent.agent, []))
+        if agent.agent in turns  # else it played none, and its opening need not be computed
+        for truth in _check_agent(reference, agent, turns[agent.agent])
     ]
     (folder / "truth" / f"{start.share}.msgpack").write_bytes(msgspec.msgpack.encode(found))
 

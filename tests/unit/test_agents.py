@@ -29,7 +29,10 @@ async def done(turn: Submit) -> Message:
 
 
 def run(
-    *plans: AgentPlan, answer: Answer = done, deadline_s: float = 100.0
+    *plans: AgentPlan,
+    answer: Answer = done,
+    deadline_s: float = 100.0,
+    window_s: float | None = None,
 ) -> tuple[Agents, list[Submit], Network, list[tuple[int, int]]]:
     network, submits, progress = Network(), [], []
     found: list[Agents] = []
@@ -40,7 +43,7 @@ def run(
         transport.post("agents", await answer(turn))
 
     async def whole() -> None:
-        config = AgentsConfig("agents", "sched", ("a", "b"), plans, BLOCK, deadline_s)
+        config = AgentsConfig("agents", "sched", ("a", "b"), plans, BLOCK, deadline_s, window_s)
         transport = FakeTransport("agents", network)
         agents = Agents(
             config, FakeClock(), transport, FakeAuthor(), lambda *at: progress.append(at)
@@ -135,6 +138,34 @@ def test_turns_of_an_agent_follow_without_a_gap_and_agents_run_side_by_side() ->
     drained = [sent.peer for sent in network.messages(Drain)]
     assert drained == ["a", "b"]
     assert isinstance(network.log[-1].message, Drain)
+
+
+def test_an_agent_waits_for_its_start_and_no_deadline_counts_that() -> None:
+    turns = (TurnPlan(4, 4), TurnPlan(4, 4))
+    plans = [AgentPlan(0, 0, 16, turns, start_s=250.0), AgentPlan(1, 1, 16, turns)]
+    agents, submits, _, _ = run(*plans, deadline_s=5)
+    assert [turn.request.id for turn in submits] == [3, 4, 1, 2]
+    begin = [agents.turns[number].submitted_s for number in (1, 2, 3, 4)]
+    assert begin == pytest.approx([250.0, 251.0, 0.0, 1.0])
+
+
+def test_an_agent_without_an_opening_hits_nothing_at_first() -> None:
+    plan = AgentPlan(0, 7, 0, (TurnPlan(6, 3), TurnPlan(5, 4)))
+    _, (first, second), _, _ = run(plan)
+    assert first.request.prompt_tokens == 6 and first.request.hit_tokens == 0
+    assert first.context == () and first.content == text(100, 6)
+    assert second.context == (Extent(first.chain, 0, 2),)
+    assert second.request.hit_tokens == 8
+
+
+def test_no_turn_begins_after_the_window_and_those_under_way_are_finished() -> None:
+    turns = (TurnPlan(4, 4),) * 4  # a second each
+    plans = [AgentPlan(0, 0, 16, turns), AgentPlan(1, 1, 16, turns, start_s=1.8)]
+    agents, submits, network, progress = run(*plans, window_s=2.0)
+    assert [turn.request.id for turn in submits] == [1, 2, 5]
+    assert all(turn.done_s > 0 and not turn.reason for turn in agents.turns.values())
+    assert progress[-1] == (3, 3)  # what was not begun is no longer planned, nor has it ended
+    assert [sent.peer for sent in network.messages(Drain)] == ["a", "b"]
 
 
 def test_a_record_holds_what_the_client_saw() -> None:

@@ -90,6 +90,17 @@ def test_what_was_served_rightly_is_found_right(layout: KvLayout) -> None:
     assert all(verdict.right for verdict in verdicts)
 
 
+def test_an_agent_that_starts_with_nothing_in_storage() -> None:
+    served = Served(ONE, 4, 9, 0)
+    served.turn(None, 64 * 3, 64 * 2)
+    served.turn(None, 64 * 7 + 5, 64)
+    verdicts = a_reference(ONE).check_agent(4, 9, 0, served.turns)
+    assert [verdict.tokens_checked for verdict in verdicts] == [2, 1]
+    assert all(verdict.right and verdict.kv_equal for verdict in verdicts)
+    wrong = msgspec.structs.replace(served.turns[1], generated=encode([1]))
+    assert not a_reference(ONE).check_agent(4, 9, 0, [served.turns[0], wrong])[1].right
+
+
 def test_one_reference_judges_many_agents_without_mixing_them() -> None:
     reference = a_reference(ONE)
     for agent in (1, 2, 1):
