@@ -56,15 +56,27 @@ class _Mean(msgspec.Struct, frozen=True):
     held_token_s: float
 
 
-def bound(experiment: Experiment, turns: Sequence[Load], reads: Reads, agents: int) -> Bound:
-    """The smallest of all terms for a way to spread reads, and the resource that it stands for."""
+def bound(
+    experiment: Experiment,
+    turns: Sequence[Load],
+    reads: Reads,
+    agents: int,
+    offered_turns_per_s: float = float("inf"),
+) -> Bound:
+    """The smallest of all terms for a way to spread reads, and the resource that it stands for.
+
+    Agents that arrive one by one bring no more than `offered_turns_per_s`. A resource that the mean
+    turn does not use has no term.
+    """
     mean = _mean(experiment, turns)
     best = max(
         (_terms(experiment, mean, de_share, agents) for de_share in _shares(experiment, reads)),
         key=lambda terms: min(terms.values()),
     )
-    binds = min(best, key=best.__getitem__)
-    return Bound(best[binds], binds, best)
+    limits = {**best, "arrivals": offered_turns_per_s}
+    terms = {name: value for name, value in limits.items() if value < float("inf")}
+    binds = min(terms, key=terms.__getitem__)
+    return Bound(terms[binds], binds, terms)
 
 
 def _shares(experiment: Experiment, reads: Reads) -> list[float]:

@@ -29,6 +29,7 @@ def limit(
     nodes: dict[str, NodeSpec] | None = None,
     shape: tuple[int, int] = (1, 2),
     agents: int = 10_000,
+    offered: float = float("inf"),
 ) -> Bound:
     experiment = Experiment(
         cluster=Cluster(prefill_nodes=shape[0], decode_nodes=shape[1], gpus_per_node=4),
@@ -38,7 +39,7 @@ def limit(
         engine=EngineKnobs(prefill_gpu_pool_bytes=1000),
         nodes=nodes or {},
     )
-    return bound(experiment, TURNS, reads, agents)
+    return bound(experiment, TURNS, reads, agents, offered)
 
 
 def test_terms_by_hand_for_reads_on_the_prefill_side() -> None:
@@ -68,6 +69,14 @@ def test_smallest_term_binds() -> None:
     assert few.binds == "agents in flight"
 
 
+def test_agents_that_arrive_one_by_one_bring_no_more_than_is_offered() -> None:
+    assert "arrivals" not in limit(Reads.BOTH).terms
+    slow = limit(Reads.BOTH, offered=0.01)
+    assert (slow.binds, slow.turns_per_s) == ("arrivals", 0.01)
+    fast = limit(Reads.BOTH, offered=1e5)
+    assert fast.binds == "SNICs" and fast.terms["arrivals"] == 1e5
+
+
 def test_decode_nodes_add_storage_only_if_they_read() -> None:
     one, two = (limit(Reads.PE, shape=(1, decode)) for decode in (1, 2))
     assert one.terms["SNICs"] == two.terms["SNICs"]
@@ -94,6 +103,5 @@ def test_turns_without_hits_or_decode_are_not_bound_by_storage() -> None:
         Reads.PE,
         5,
     ).terms
-    assert experiment_terms["SNICs"] == float("inf")
-    assert experiment_terms["DE HBM"] == float("inf")
+    assert not {"SNICs", "DE HBM", "arrivals"} & set(experiment_terms)
     assert experiment_terms["PE compute"] == pytest.approx(10.0)
