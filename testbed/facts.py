@@ -10,7 +10,7 @@ from testbed import cluster, scale
 from testbed.bound import Bound, bound, reads_of
 from testbed.scale import Ratio
 from testbed.spec import BLOCK_TOKENS, Experiment
-from testbed.workload import Averages, Workload, averages, loads
+from testbed.workload import Averages, Workload, averages, loads, offered_turns_per_s
 from testbed.worlds.knobs import knobs
 
 HEAD_COLUMNS = 10
@@ -38,6 +38,7 @@ def facts(name: str, experiment: Experiment, workload: Workload, policies: Seque
     mean = averages(workload, BLOCK_TOKENS)
     cluster.check_fits(experiment, mean)
     turns = list(loads(workload, BLOCK_TOKENS))
+    offered = offered_turns_per_s(workload)
     return Facts(
         experiment=name,
         cluster=_cluster_text(experiment),
@@ -47,7 +48,8 @@ def facts(name: str, experiment: Experiment, workload: Workload, policies: Seque
         ratios=scale.dimensionless(experiment, turns),
         links=_links(experiment),
         bounds={
-            policy: bound(experiment, turns, reads_of(policy), mean.agents) for policy in policies
+            policy: bound(experiment, turns, reads_of(policy), mean.agents, offered)
+            for policy in policies
         },
         policies={policy: _policy_text(experiment, policy) for policy in policies},
         warnings=cluster.warnings(experiment),

@@ -142,7 +142,9 @@ def _play_one(
     write_events(run, folder / "events.jsonl")
     result = measure(
         run,
-        lambda turns: bound(experiment, turns, reads_of(policy), len(workload.agents)),
+        lambda turns, offered: bound(
+            experiment, turns, reads_of(policy), len(workload.agents), offered
+        ),
         layout.pipeline_turns,
     )
     return result, judge(run, result, os.cpu_count() or 1)

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from testbed.errors import InputError
 from testbed.spec_profiles import HardwareProfile, ModelProfile, Share
-from testbed.spec_workload import FixedWorkload, WekaWorkload, WorkloadSpec
+from testbed.spec_workload import ReplayWorkload, WekaWorkload, WorkloadSpec
 from testbed.yamlfile import Document, convert, nearest, read_yaml
 
 BLOCK_TOKENS = 64  # a KV block of the paper's example (appendix A.5), and of the traces
@@ -120,9 +120,10 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     _forget_other_kind(document, overrides)
     experiment = convert(document, Experiment)
     _cross_check(document, experiment)
-    if isinstance(experiment.workload, WekaWorkload) and experiment.workload.trace:
-        trace = str((path.parent / experiment.workload.trace).resolve())
-        workload = msgspec.structs.replace(experiment.workload, trace=trace)
+    named = experiment.workload
+    if isinstance(named, WekaWorkload | ReplayWorkload) and named.trace:
+        trace = str((path.parent / named.trace).resolve())
+        workload = msgspec.structs.replace(named, trace=trace)
         return msgspec.structs.replace(experiment, workload=workload)
     return experiment
 
@@ -160,7 +161,7 @@ def _forget_other_kind(document: Document, overrides: Sequence[str]) -> None:
         assignment.partition("=")[0].strip() for assignment in overrides
     }:
         return
-    tags = {kind.__struct_config__.tag: kind for kind in (FixedWorkload, WekaWorkload)}
+    tags = {kind.__struct_config__.tag: kind for kind in get_args(WorkloadSpec)}
     if (kind := tags.get(section.get("kind"))) is None:
         return
     for key in set(section) - {"kind", *kind.__struct_fields__}:

@@ -19,6 +19,7 @@ def command(
     time_scale: float | None,
     world: str,
     workload: str | None,
+    aps: float | None,
     settings: tuple[str, ...],
     require: str,
     runs: Path,
@@ -26,6 +27,6 @@ def command(
     policies: str,
 ) -> int:
     """Play EXPERIMENT under each policy and say who wins, by how much, and why."""
-    spec, plan = load(experiment, seed, time_scale, workload, settings, world)
+    spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     names = [name.strip() for name in policies.split(",") if name.strip()]
     return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world)

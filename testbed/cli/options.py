@@ -37,7 +37,11 @@ def experiment_options(require: str) -> Callable[[Callable[..., Any]], Callable[
                     "--world", type=click.Choice(list(WORLDS)), default=EMULATED,
                     show_default=True, help="Namespaces and torch, or a virtual clock.",
                 ),
-                click.option("--workload", help="Kind of workload: fixed or weka."),
+                click.option("--workload", help="Kind of workload: fixed, weka or replay."),
+                click.option(
+                    "--aps", type=float,
+                    help="Agents that arrive a target second, at random; else all start at once.",
+                ),
                 click.option(
                     "--set", "settings", multiple=True, metavar="KEY=VALUE",
                     help="Override a value of the experiment, e.g. hardware.snic_share=0.5.",
@@ -66,6 +70,7 @@ def load(
     workload: str | None,
     settings: tuple[str, ...],
     world: str = EMULATED,
+    aps: float | None = None,
 ) -> tuple[Experiment, Workload]:
     """The experiment as asked for, and its workload; InputError before anything is created."""
     overrides = list(settings)
@@ -79,6 +84,8 @@ def load(
         overrides.append(f"scale.time_scale={time_scale}")
     if workload is not None:
         overrides.append(f"workload.kind={workload}")
+    if aps is not None:
+        overrides.append(f"workload.aps={aps}")
     experiment = load_experiment(path, overrides)
     return experiment, build_workload(experiment.workload, experiment.seed)
 

@@ -16,6 +16,7 @@ def command(
     time_scale: float | None,
     world: str,
     workload: str | None,
+    aps: float | None,
     settings: tuple[str, ...],
     require: str,
     runs: Path,
@@ -23,5 +24,5 @@ def command(
     policy: str,
 ) -> int:
     """Play EXPERIMENT under one policy and check every token of it."""
-    spec, plan = load(experiment, seed, time_scale, workload, settings, world)
+    spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     return play_and_tell(experiment, spec, plan, [policy], runs, require, as_json, world)

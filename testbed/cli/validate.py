@@ -14,7 +14,7 @@ POLICIES = ("basic", "static-split", "dualpath")
 
 @click.command("validate")
 @click.argument("experiment", type=click.Path(path_type=Path))
-@click.option("--workload", help="Kind of workload: fixed or weka.")
+@click.option("--workload", help="Kind of workload: fixed, weka or replay.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -22,7 +22,7 @@ LAYERS = "scale.layers=1"  # throughput is that of any number of layers within 0
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--policy", default="dualpath", show_default=True, help="The policy to run.")
 @click.option("--seed", type=int, help="Seed of the workload.")
-@click.option("--workload", help="Kind of workload: fixed or weka.")
+@click.option("--workload", help="Kind of workload: fixed, weka or replay.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key.")
 @click.option(
     "--processes", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True,

@@ -17,13 +17,20 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
+from testbed.results.windows import (
+    SHORTEST_WINDOW_S,
+    agents_config,
+    arrivals_window,
+    begun_within,
+    offered_turns_per_s,
+    turns_not_begun,
+)
 from testbed.workload import Load
 from testbed.worlds import account
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.plan import LabPlan
 from testbed.worlds.samples import Samples
 
-SHORTEST_WINDOW_S = 2.0
 MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/shaping.py)
 
 
@@ -76,17 +83,26 @@ def load(folder: Path) -> RunData:
 
 
 def measure(
-    run: RunData, limit: Callable[[Sequence[Load]], Bound], queue_turns: int
+    run: RunData, limit: Callable[[Sequence[Load], float], Bound], queue_turns: int
 ) -> PolicyResult:
     """The result; `queue_turns` waiting turns are what the pipeline itself can hold.
 
     Throughput counts turns that enter decode in the steady window. `limit` gives the bound of just
-    these: a cluster that fills up has other mean turns than the workload as a whole.
+    these, and of the turns a second that agents bring: a cluster that fills up has other mean
+    turns than the workload as a whole.
     """
     done = [turn for turn in run.turns if turn.done_s and not turn.reason]
-    window = steady_window(run.turns, queue_turns)
+    if not run.turns:
+        raise RunFailed("no agent began a turn in time; choose a longer workload.window_s")
+    config = agents_config(run.plan)
+    not_begun = turns_not_begun(config, run.turns)
+    open_loop = arrivals_window(config, run.turns)
+    window = begun_within(config, open_loop or steady_window(run.turns, queue_turns))
     steady = [turn for turn in run.turns if window[0] < turn.decode_start_s <= window[1]]
     throughput = entry_rate(np.sort([turn.decode_start_s for turn in steady]), window)
+    if open_loop and steady:  # arrivals come in no clumps, and these may not beat what was offered
+        throughput = len(steady) / (window[1] - window[0])
+    offered = offered_turns_per_s(config, run.turns, window)
     snic = _snic_payload_per_s(run, window)
     nodes = _nodes(run, window, snic)
     prefill = [shares for name, shares in nodes.items() if name.startswith("pe")]
@@ -104,7 +120,8 @@ def measure(
     cpu = cpu_ms_by_role(run, len(done))
     return PolicyResult(
         completed_turns=len(done),
-        failed_turns=_planned(run) - len(done),
+        failed_turns=sum(len(agent.turns) for agent in config.agents) - len(done) - not_begun,
+        turns_not_begun=not_begun,
         tokens_checked=sum(truth.tokens_checked for truth in run.truths),
         tokens_equal=sum(truth.tokens_equal for truth in run.truths),
         kv_checked=sum(truth.kv_equal is not None for truth in run.truths),
@@ -127,7 +144,7 @@ def measure(
             if link.endswith(">")
         },
         retransmitted_bytes=sum(host.retransmitted_bytes for host in run.accounts.values()),
-        bound=limit([_load(turn) for turn in steady or run.turns]),
+        bound=limit([_load(turn) for turn in steady or run.turns], offered),
         persisted_then_hit_blocks=sum(turn.own_hit_blocks for turn in done),
         cpu_ms_per_turn=sum(cpu.values()),
         cpu_ms_by_role=cpu,
@@ -253,12 +270,6 @@ def cpu_ms_by_role(run: RunData, turns: int) -> dict[str, float]:
         role = host.role.removesuffix("Config").lower()
         total[role] = total.get(role, 0.0) + 1000 * host.run_cpu_s / max(1, turns)
     return total
-
-
-def _planned(run: RunData) -> int:
-    return sum(
-        len(agent.turns) for host in run.plan.hosts for agent in getattr(host.role, "agents", ())
-    )
 
 
 def _times(values: Spread, factor: float) -> Spread:

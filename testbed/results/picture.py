@@ -88,6 +88,11 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             [f"{r.path_share['pe']:.0%} / {r.path_share['de']:.0%}" for r in results],
         ),
         ("turns done / failed", [f"{r.completed_turns} / {r.failed_turns}" for r in results]),
+        *(
+            [("turns not begun", [f"{r.turns_not_begun}" for r in results])]
+            if any(r.turns_not_begun for r in results)
+            else []
+        ),
         ("tokens right / checked", [f"{r.tokens_equal} / {r.tokens_checked}" for r in results]),
         ("KV right / sampled", [f"{r.kv_equal} / {r.kv_checked}" for r in results]),
         ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),

@@ -39,8 +39,10 @@ class NodeShares(msgspec.Struct, frozen=True):
 class PolicyResult(msgspec.Struct, frozen=True):
     """One policy's run.
 
-    `tokens_checked` and `tokens_equal` are counts; `window_s` is the steady window, in target
-    seconds from the start; `persisted_then_hit_blocks` are hits on blocks that this run wrote.
+    Planned turns are completed, failed, or not begun: `turns_not_begun` are those that the end of
+    the workload's window left. `tokens_checked` and `tokens_equal` are counts; `window_s` is the
+    steady window, in target seconds from the start; `persisted_then_hit_blocks` are hits on blocks
+    that this run wrote.
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
     in the class of collectives, `retransmitted_bytes` what all hosts sent once more, at most.
     The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere.
@@ -48,6 +50,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
 
     completed_turns: int
     failed_turns: int
+    turns_not_begun: int
     tokens_checked: int
     tokens_equal: int
     kv_checked: int

@@ -55,15 +55,30 @@ class Workload(msgspec.Struct, frozen=True):
     rule: str
 
 
+def offered_turns_per_s(workload: Workload) -> float:
+    """Turns that agents bring a second until the last one arrives; inf if all start at once."""
+    last_s = max(agent.start_s for agent in workload.agents)
+    turns = sum(len(agent.turns) for agent in workload.agents)
+    return turns / last_s if last_s > 0 else float("inf")
+
+
 def loads(workload: Workload, block_tokens: int) -> Iterator[Load]:
     """Every turn of every agent, in the arithmetic of `engines/agents.py`."""
+    known: dict[tuple[int, int], list[Load]] = {}
     for agent in workload.agents:
-        context = agent.opening_tokens
-        for turn in agent.turns:
-            kept = context if turn.keep_tokens is None else min(context, turn.keep_tokens)
-            prompt = kept + turn.append_tokens
-            yield Load(prompt, blocks(kept, block_tokens) * block_tokens, turn.generate_tokens)
-            context = prompt + turn.generate_tokens
+        same = agent.opening_tokens, id(agent.turns)  # thousands of agents may share their turns
+        if same not in known:
+            known[same] = list(_agent_loads(agent, block_tokens))
+        yield from known[same]
+
+
+def _agent_loads(agent: AgentPlan, block_tokens: int) -> Iterator[Load]:
+    context = agent.opening_tokens
+    for turn in agent.turns:
+        kept = context if turn.keep_tokens is None else min(context, turn.keep_tokens)
+        prompt = kept + turn.append_tokens
+        yield Load(prompt, blocks(kept, block_tokens) * block_tokens, turn.generate_tokens)
+        context = prompt + turn.generate_tokens
 
 
 def averages(workload: Workload, block_tokens: int) -> Averages:

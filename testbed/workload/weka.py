@@ -97,17 +97,23 @@ def _agent(
 ) -> AgentPlan:
     start = random.choice(_starts(session, spec))
     before_in, before_out, _ = session.turns[start - 1]
-    context = before_in + before_out
-    plans = []
-    for prompt, generated, keep in session.turns[start : start + spec.turns]:
-        plans.append(_turn(context, prompt, generated, keep))
-        context = prompt + generated
     return AgentPlan(
         agent=number,
         opening=opening,
         opening_tokens=before_in + before_out,
-        turns=tuple(plans),
+        turns=replayed(session, start, start + spec.turns),
     )
+
+
+def replayed(session: Session, start: int, end: int) -> tuple[TurnPlan, ...]:
+    """Turns `start` to before `end` of a session, none of them the first, in an agent's words."""
+    before_in, before_out, _ = session.turns[start - 1]
+    context = before_in + before_out
+    plans = []
+    for prompt, generated, keep in session.turns[start:end]:
+        plans.append(_turn(context, prompt, generated, keep))
+        context = prompt + generated
+    return tuple(plans)
 
 
 def _turn(context: int, prompt: int, generated: int, keep: int | None) -> TurnPlan:

@@ -64,8 +64,8 @@ class Layout:
         self.kv = KvLayout(scale.token_scale, BLOCK_TOKENS, scale.layers, self.shape.kv_width)
         self.scaling = scaling(experiment)
         self._kv_shape = KvShape(scale.layers, BLOCK_TOKENS, scale.token_scale)
-        openings = (opening.tokens for opening in workload.openings)
-        self._longest = max(self.means.max_context_tokens, *openings)
+        openings = [opening.tokens for opening in workload.openings]
+        self._longest = max([self.means.max_context_tokens, *openings])
         self._nodes = [*experiment.cluster.prefill, *experiment.cluster.decode]
         self._buffers = {node: f"{node}-buf" for node in self._nodes}
         engines = [engine.name for engine in self.cluster.engines]
@@ -165,6 +165,7 @@ class Layout:
             agents=self._workload.agents,
             block_tokens=BLOCK_TOKENS,
             deadline_s=self._experiment.engine.deadline_s,
+            window_s=self._experiment.workload.window_s,
         )
         return [*hosts, HostPlan(agents, {})]
 

@@ -52,6 +52,20 @@ def test_another_kind_of_workload() -> None:
     assert len(workload.agents) == 30
 
 
+def test_arrivals_are_an_option_of_every_kind() -> None:
+    for kind in ("fixed", "weka", "replay"):
+        settings = ("workload.agents=30",)
+        experiment, workload = options.load(FILE, None, None, kind, settings, aps=0.5)
+        assert experiment.workload.aps == 0.5
+        assert workload.agents[29].start_s > workload.agents[0].start_s > 0
+
+
+@pytest.mark.parametrize("aps", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_rates_of_arrival_that_are_none(aps: float) -> None:
+    with pytest.raises(InputError, match=r"workload\.aps is .*; it must be a number above 0"):
+        options.load(FILE, None, None, None, (), aps=aps)
+
+
 def test_virtual_time_is_target_time() -> None:
     experiment, _ = options.load(FILE, None, None, None, (), "virtual")
     assert experiment.scale.time_scale == 1.0
@@ -126,12 +140,12 @@ def test_a_command_has_all_options_and_its_own_default_verdict() -> None:
     def command(**values: object) -> None:
         found.update(values)
 
-    words = ["x.yaml", "--seed", "3", "--set", "a=1", "--set", "b=2", "--json"]
+    words = ["x.yaml", "--seed", "3", "--set", "a=1", "--set", "b=2", "--aps", "2", "--json"]
     result = CliRunner().invoke(command, words)
     assert result.exit_code == 0, result.output
     assert found == {
         "experiment": Path("x.yaml"), "seed": 3, "time_scale": None, "world": "emulated",
-        "workload": None,
+        "workload": None, "aps": 2.0,
         "settings": ("a=1", "b=2"), "require": "timing", "runs": Path("runs"), "as_json": True,
     }  # fmt: skip
     assert CliRunner().invoke(command, ["x.yaml", "--require", "luck"]).exit_code == 2

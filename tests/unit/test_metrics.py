@@ -182,7 +182,7 @@ BOUND = Bound(4.0, "SNICs", {"SNICs": 4.0})
 
 
 def test_measure_a_run_made_by_hand() -> None:
-    result = measure(run_data(), lambda _: BOUND, 1)
+    result = measure(run_data(), lambda *_: BOUND, 1)
     # Decodes start at 1 to 8 s and last three; the seventh leaves one in line.
     assert result.window_s == (5.0, 7.0)
     assert result.throughput_turns_per_s == pytest.approx(1.0)
@@ -241,7 +241,7 @@ def test_a_failed_turn_is_neither_done_nor_in_the_ledger() -> None:
     run = run_data()
     before = {line.port: line.expected_bytes for line in metrics.port_lines(run)}
     run.turns[2].reason = "damaged"
-    result = measure(run, lambda _: BOUND, 1)
+    result = measure(run, lambda *_: BOUND, 1)
     assert (result.completed_turns, result.failed_turns) == (7, 1)
     assert result.failures == {"damaged": 1}
     (tx,) = (x.expected_bytes for x in result.ledger if x.port == "storage:snic:tx")
@@ -251,7 +251,7 @@ def test_a_failed_turn_is_neither_done_nor_in_the_ledger() -> None:
 def test_turns_that_were_never_submitted_are_failed_ones() -> None:
     run = run_data()
     del run.turns[6:]
-    result = measure(run, lambda _: BOUND, 1)
+    result = measure(run, lambda *_: BOUND, 1)
     assert (result.completed_turns, result.failed_turns) == (6, 2)
 
 

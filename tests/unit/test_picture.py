@@ -14,7 +14,7 @@ from testbed.results.schema import Comparison, Verdict
 
 def comparison(verdict: Verdict | None = None) -> Comparison:
     """Two policies, the second twice as fast."""
-    slow = measure(run_data(), lambda _: BOUND, 1)
+    slow = measure(run_data(), lambda *_: BOUND, 1)
     fast = msgspec.structs.replace(slow, throughput_turns_per_s=2.0)
     return Comparison(
         experiment="1p1d",

@@ -21,7 +21,7 @@ def sound() -> tuple[RunData, PolicyResult]:
     """A run that nothing can be said against."""
     run = run_data()
     bound = Bound(1.02, "SNICs", {"SNICs": 1.02})
-    result = measure(run, lambda _: bound, 1)
+    result = measure(run, lambda *_: bound, 1)
     lines = [PortLine(x.port, x.expected_bytes, x.expected_bytes) for x in result.ledger]
     return run, msgspec.structs.replace(result, ledger=lines)
 
