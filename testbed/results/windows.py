@@ -65,11 +65,15 @@ def arrivals_window(
 
 
 def begun_within(config: AgentsConfig, window: tuple[float, float]) -> tuple[float, float]:
-    """A run that counts as a whole counts until its agents begin no more turns."""
+    """The same part as far as agents begin turns in it: after that, buffers and queues run empty.
+
+    If too little is left of it, the run counts as a whole, to the same end.
+    """
     begin_s, end_s = window
-    if config.window_s is None or begin_s > 0:
+    if config.window_s is None or end_s <= config.window_s:
         return window
-    return begin_s, min(end_s, config.window_s)
+    steady = config.window_s - begin_s >= SHORTEST_WINDOW_S
+    return begin_s if steady else 0.0, config.window_s
 
 
 def offered_turns_per_s(

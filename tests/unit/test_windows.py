@@ -77,10 +77,17 @@ def test_an_agent_that_is_cut_short_counts_with_all_of_its_turns() -> None:
     assert window == pytest.approx((1.0 + TURNS * TURN_S, 40.0))
 
 
-def test_a_run_as_a_whole_ends_with_its_window() -> None:
-    assert begun_within(config(window_s=30.0), (0.0, 44.0)) == (0.0, 30.0)
-    assert begun_within(config(window_s=30.0), (7.0, 31.0)) == (7.0, 31.0)
-    assert begun_within(config(), (0.0, 44.0)) == (0.0, 44.0)
+@pytest.mark.parametrize(("window_s", "found", "counted"), [
+    (None, (7.0, 44.0), (7.0, 44.0)),
+    (30.0, (7.0, 29.0), (7.0, 29.0)),
+    (30.0, (7.0, 44.0), (7.0, 30.0)),
+    (30.0, (0.0, 44.0), (0.0, 30.0)),
+    (30.0, (29.0, 44.0), (0.0, 30.0)),
+])  # fmt: skip
+def test_nothing_counts_after_the_last_turn_may_begin(
+    window_s: float | None, found: tuple[float, float], counted: tuple[float, float]
+) -> None:
+    assert begun_within(config(window_s=window_s), found) == counted
 
 
 def test_no_more_turns_enter_than_are_offered() -> None:
