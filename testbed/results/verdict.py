@@ -19,6 +19,7 @@ FOREIGN_LIMIT = 0.25  # of the machine's cores, used by others
 BUSY_LIMIT = 0.92  # of the machine's cores, used by anybody
 NO_HOLE_LIMIT = 0.05  # waits for contiguous room, a turn
 DELAY_LIMIT = 0.40  # of the run, that a host was runnable without a CPU
+ABOVE_BOUND_LIMIT = 1.03  # throughput over what the scarcest resource allows
 LEDGER_LIMIT = 0.01  # of a port whose flows are of the order of H
 LEDGER_FRAME_BYTES = 4096  # a turn's frames, notes and acknowledgements on one port
 
@@ -110,6 +111,12 @@ def _timing(run: RunData, result: PolicyResult, cores: int) -> list[str]:
     window_s = result.window_s[1] - result.window_s[0]
     if result.window_s[0] == 0:
         causes.append("no steady state was reached; give the workload more agents or turns")
+    above = result.throughput_turns_per_s / result.bound.turns_per_s
+    if above > ABOVE_BOUND_LIMIT:
+        causes.append(
+            f"in the steady window {above:.0%} of what {result.bound.binds} allow came out: the "
+            "window is too short beside what buffers hold; give the workload more agents or turns"
+        )
     lateness_s, calls, overruns = _prefill_lateness(run)
     if window_s > 0 and lateness_s / window_s > LATENESS_LIMIT:
         causes.append(f"prefill layers were {lateness_s / window_s:.0%} of the window late in sum")

@@ -162,7 +162,10 @@ def test_what_a_recorded_round_keeps_begins_with_the_prefix(tmp_path: Path) -> N
 
 
 def test_a_trace_lies_beside_the_experiment(tmp_path: Path) -> None:
-    lines = [{"id": str(n), "turns": [[100 + n, 9, None], [200, 9, None]]} for n in range(4)]
+    lines = [
+        {"id": str(n), "turns": [[100 + n, 9, None], [200, 9, None], [300, 9, None]]}
+        for n in range(4)
+    ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "x.yaml").write_text(FILE.read_text().replace("set: 64k", "trace: mine.jsonl"))
     experiment = load_experiment(tmp_path / "x.yaml", ["workload.agents=8"])

@@ -137,6 +137,14 @@ def test_a_machine_that_could_not_keep_up_makes_the_timing_inconclusive(
     assert words in cause
 
 
+@pytest.mark.parametrize(("rate", "timing"), [(1.05, "faithful"), (1.06, "inconclusive")])
+def test_more_than_the_limit_allows_was_no_steady_state(rate: float, timing: str) -> None:
+    run, result = sound()
+    found = judged(run, msgspec.structs.replace(result, throughput_turns_per_s=rate))
+    assert found.timing == timing
+    assert all("104% of what SNICs allow came out" in cause for cause in found.causes)
+
+
 def test_a_run_without_steady_state_makes_the_timing_inconclusive() -> None:
     run, result = sound()
     found = judged(run, msgspec.structs.replace(result, window_s=(0.0, 3.9)))

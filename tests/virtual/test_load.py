@@ -68,7 +68,7 @@ def test_agents_that_start_with_nothing_only_hit_what_they_wrote(
 def test_below_capacity_as_many_turns_are_served_as_arrive(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("agents=300", "--aps", "5", "--require", "timing")
+    words = ("agents=300", "turns=2", "--aps", "5", "--require", "timing")
     policy, causes = played(tmp_path, capsys, *words)
     assert causes == []
     begin_s, end_s = policy["window_s"]
@@ -83,7 +83,7 @@ def test_few_arrivals_are_no_steady_state(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Idle times beyond the deadline are nobody's fault.
-    words = ("agents=4", "engine.deadline_s=30", "--aps", "0.02", "--require", "timing")
+    words = ("agents=4", "turns=2", "engine.deadline_s=30", "--aps", "0.02", "--require", "timing")
     policy, causes = played(tmp_path, capsys, *words, code=3)
     assert policy["completed_turns"] == 8 and policy["window_s"][0] == 0
     assert causes[0].startswith("dualpath: no steady state")
