@@ -4,9 +4,8 @@ The life of a turn's KV here is one coroutine, step by step as in section 3 of t
 `_prefill_side` is steps 1-4 of the PE read path, `_decode_side` the DE buffer's part of both.
 """
 
+from collections.abc import Iterator
 from itertools import groupby
-
-import anyio
 
 from engines.config import BufferConfig
 from engines.control import Reporter
@@ -36,7 +35,7 @@ from engines.persist import NewBlocks, Persister
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew, Life
-from engines.waits import Arena, Awaited, Bandwidth
+from engines.waits import Arena, Awaited, Bandwidth, Places
 from scheduler.types import NodeReport, ReadExtent, Side
 
 
@@ -91,10 +90,10 @@ class Buffer:
         self._clock = clock
         self._transport = transport
         self._side = Side(config.side)
-        self._dram = Arena(Slots(config.dram_tokens, config.kv.block_tokens))
+        self._dram = Arena(Slots(config.dram_tokens, config.kv.block_tokens), "buffer DRAM")
         self._bandwidth = Bandwidth(clock, config.dram_tokens_per_s * config.kv.layers)
-        self._reads = anyio.Semaphore(config.reads_in_flight, fast_acquire=True)
-        self._ahead = anyio.Semaphore(config.read_ahead or 1_000_000, fast_acquire=True)
+        self._reads = Places(config.reads_in_flight, "a read in flight")
+        self._ahead = Places(config.read_ahead or 1_000_000, "a place in the read-ahead")
         self._turns: dict[int, HeldTurn] = {}
         self._arriving: dict[Span, _Arrival] = {}
         self._queued_tokens = 0
@@ -115,6 +114,13 @@ class Buffer:
             tasks.start(self._transport.serve(self._act))
         self.account["no_hole"] = self._dram.no_hole
         self.account["dram_s"] = self._bandwidth.booked_s
+
+    def waits(self) -> Iterator[str]:
+        """Turns in line for what this host hands out, in words."""
+        yield from self._dram.waits()
+        yield from self._persister.waits()
+        for places in (self._reads, self._ahead):
+            yield from places.waits()
 
     def _act(self, delivery: Delivery) -> None:
         sender, message = delivery.sender, delivery.message
@@ -171,8 +177,8 @@ class Buffer:
             del self._turns[turn.request]
 
     async def _prefill_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
-        async with self._ahead:
-            slot = await self._dram.take(assign.turn.request.hit_tokens)
+        async with self._ahead.of(turn.request):
+            slot = await self._dram.take(assign.turn.request.hit_tokens, turn.request)
             try:
                 await self._read_all(turn, assign, reads, slot)
                 await self._push(turn)
@@ -183,7 +189,7 @@ class Buffer:
     async def _decode_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
         request, kv = assign.turn.request, self._config.kv
         here = sum(read.count for read in reads) * kv.block_tokens
-        slot = await self._dram.take(request.prompt_tokens)
+        slot = await self._dram.take(request.prompt_tokens, request.id)
         try:
             prompt = Span("dram", slot, 0, request.prompt_tokens, 0, kv.layers)
             turn.tokens_due = (request.prompt_tokens - here) * kv.layers
@@ -237,7 +243,7 @@ class Buffer:
         for read in reads:
             first, last = read.first * kv.block_tokens, (read.first + read.count) * kv.block_tokens
             span = Span("dram", slot, first, last, 0, kv.layers)
-            async with self._reads:
+            async with self._reads.of(turn.request):
                 # A read under way is seen through even if its turn has failed meanwhile: what
                 # storage still writes must not land in a slot that already belongs to another.
                 await turn.life.see_through(self._read(turn, assign, read, span))

@@ -41,7 +41,7 @@ class Reporter:
         period_s, phase_s, turn = self._group.period_s, self._group.phase_s, 0
         while True:
             turn = max(turn, int((self._clock.now_s() - phase_s) / period_s)) + 1
-            await self._clock.sleep_until_s(turn * period_s + phase_s)
+            await self._clock.beat_until_s(turn * period_s + phase_s)
             if self._host != self._group.leader:
                 self._transport.post(self._group.leader, self._own())
             elif len(self._others) == len(self._group.members) - 1:

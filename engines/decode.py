@@ -7,6 +7,7 @@ tick after it, so steps share batches while each token keeps its modelled time.
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from engines.collective import Collective
@@ -51,7 +52,7 @@ class Decode:
             name: Lane(name, number, config.lane_tokens, block)
             for number, name in enumerate(config.lanes)
         }
-        self._outbox = Arena(Slots(config.persist_tokens, block))
+        self._outbox = Arena(Slots(config.persist_tokens, block), "room for blocks on their way")
         self._sequences: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
         self._quanta: list[tuple[float, int]] = []  # when each running turn's next one is due
@@ -75,6 +76,11 @@ class Decode:
             tasks.start(self._tick_loop())
             tasks.start(self._transport.serve(self._act))
         self.account["no_hole"] = sum(lane.hbm.no_hole for lane in self._lanes.values())
+
+    def waits(self) -> Iterator[str]:
+        """Turns in line for HBM, or for room for their blocks, in words."""
+        for arena in (*(lane.hbm for lane in self._lanes.values()), self._outbox):
+            yield from arena.waits()
 
     def _act(self, delivery: Delivery) -> None:
         match delivery.message:  # the most frequent first
@@ -172,12 +178,19 @@ class Decode:
         tick = int(self._clock.now_s() / period_s)
         while True:
             tick += 1
-            await self._clock.sleep_until_s(tick * period_s)
+            await self._next_tick(tick * period_s)
             self.account["ticks"] += 1
             self.account["late_ticks"] += self._clock.now_s() > (tick + 1) * period_s
             busy = sum(lane.decoding > 0 for lane in self._lanes.values())
             self.account["busy_s"] += period_s * busy / len(self._lanes)
             await self._step(self._due((tick + 1) * period_s))
+
+    async def _next_tick(self, when_s: float) -> None:
+        """A tick with quanta left to compute is work; one without is a heart-beat."""
+        if self._quanta:
+            await self._clock.sleep_until_s(when_s)
+        else:
+            await self._clock.beat_until_s(when_s)
 
     def _due(self, horizon_s: float) -> list[Sequence]:
         """Running turns whose next quantum ends by then."""
@@ -223,7 +236,8 @@ class Decode:
     async def _persist(self, completed: list[Completed]) -> None:
         """Full Blocks that a step completed: HBM to the node's buffer, then to storage."""
         kv, at = self._config.kv, 0
-        place = await self._outbox.take(sum(one.count for one in completed) * kv.block_tokens)
+        tokens = sum(one.count for one in completed) * kv.block_tokens
+        place = await self._outbox.take(tokens, completed[0].request)
         self._outgoing[place] = len(completed)
         out = Span("persist", self._config.persist_base + place, 0, 0, 0, kv.layers)
         writes = []

@@ -86,7 +86,7 @@ class Lane:
 
     def __init__(self, name: str, number: int, hbm_tokens: int, block_tokens: int) -> None:
         self.name = name
-        self.hbm = Arena(Slots(hbm_tokens, block_tokens))
+        self.hbm = Arena(Slots(hbm_tokens, block_tokens), f"decode HBM of {name}")
         self.decoding = 0
         self._base = number * address_space(hbm_tokens, block_tokens)
         self._requests = self._tokens = self._promised_tokens = 0
@@ -99,7 +99,7 @@ class Lane:
 
     async def seat(self, sequence: Sequence, layers: int) -> Span:
         """HBM for prompt and generation, in order of asking; give it back with `rise`."""
-        place = await self.hbm.take(sequence.hbm_tokens)
+        place = await self.hbm.take(sequence.hbm_tokens, sequence.request.id)
         self._promised_tokens -= sequence.hbm_tokens
         tokens = sequence.request.context_tokens
         sequence.slot = Span("hbm", self._base + place, 0, tokens, 0, layers)

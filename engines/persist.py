@@ -4,7 +4,7 @@ What becomes ready in the same instant goes to a storage host as one list of wri
 completes the blocks of many sequences in one step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -60,7 +60,9 @@ class Persister:
         self._config = config
         self._transport = transport
         self.inbox = {
-            storage: Arena(Slots(config.inbox_tokens, config.kv.block_tokens))
+            storage: Arena(
+                Slots(config.inbox_tokens, config.kv.block_tokens), f"the inbox of {storage}"
+            )
             for storage in config.storages
         }
         self._waiting: dict[str, list[Pending]] = {}
@@ -93,6 +95,14 @@ class Persister:
     def _tell(self, decode: str, kept: list[Kept]) -> None:
         self._transport.post(decode, Persisted(tuple(kept)))
 
+    def waits(self) -> Iterator[str]:
+        """Turns in line for an inbox, and those whose blocks storage has not kept, in words."""
+        for arena in self.inbox.values():
+            yield from arena.waits()
+        for extent, (new, _, _) in self._under_way.items():
+            storage = storage_of(extent.chain, self._config.storages)
+            yield f"turn {new.request} for {storage} to keep {extent}"
+
     async def run(self, tasks: Crew) -> None:
         """Send what waits, a storage host at a time."""
         while True:
@@ -118,7 +128,8 @@ class Persister:
 
     async def _send(self, storage: str, pending: list[Pending]) -> None:
         inbox = self.inbox[storage]
-        slot = await inbox.take(sum(self._tokens(one) for one in pending))
+        tokens = sum(self._tokens(one) for one in pending)
+        slot = await inbox.take(tokens, pending[0][0].request)
         whole = Span("inbox", self._config.inbox_base + slot, 0, 0, 0, self._config.kv.layers)
         sent = _Sent(inbox, slot, len(pending))
         writes, at = [], 0

@@ -4,7 +4,7 @@ The loop: receive, schedule, transfer and compute, account. Messages fill in `Pr
 forward loop packs what is ready and runs it layer by layer while later layers still arrive.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
 from engines.collective import Collective
@@ -49,7 +49,7 @@ class Prefill:
         self._turns: dict[int, PrefillTurn] = {}
         self._lanes = {name: Lane(name) for name in config.lanes}
         self._failed: set[int] = set()
-        self._hbm = Arena(Slots(config.pool_tokens, config.kv.block_tokens))
+        self._hbm = Arena(Slots(config.pool_tokens, config.kv.block_tokens), "prefill HBM")
         self._news = Event()
         self._due_s = 0.0
         self._seen = 0
@@ -68,6 +68,13 @@ class Prefill:
             tasks.start(self._forward_loop())
             tasks.start(self._transport.serve(self._act))
         self.account["no_hole"] = self._hbm.no_hole
+
+    def waits(self) -> Iterator[str]:
+        """What each turn lacks, in words; turns are passive here, and no task waits for it."""
+        yield from self._hbm.waits()
+        for turn in self._turns.values():
+            if lacking := turn.lacks():
+                yield f"turn {turn.request} for {lacking}"
 
     def _act(self, delivery: Delivery) -> None:
         """Fill in what a message says; it may come before the assignment it belongs to."""
@@ -114,7 +121,7 @@ class Prefill:
 
     async def _load(self, turn: PrefillTurn) -> None:
         """Take HBM as it comes free, in order of asking."""
-        turn.take(await self._hbm.take(turn.prompt_tokens))
+        turn.take(await self._hbm.take(turn.prompt_tokens, turn.request))
         self._pull(turn)
 
     def _seat(self, turn: PrefillTurn) -> bool:

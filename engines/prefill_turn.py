@@ -40,6 +40,17 @@ class PrefillTurn:
             return False
         return sum(part.last - part.first for part in self.loaded) == self.hit_tokens
 
+    def lacks(self) -> str:
+        """What has to come before it can go on, in words; nothing if that is its lane's turn."""
+        if self.assign is None:
+            return "its assignment"
+        if self.granted is None:
+            return "room in the DE buffer to be granted"
+        if not self.ready:
+            return "its hit blocks to be read"
+        missing = [layer for layer in range(len(self.layer_at_s)) if not self.has_layer(layer)]
+        return f"the KV of layer {missing[0]}" if self.loading and missing else ""
+
     def take(self, slot: int) -> None:
         """A place in HBM for the whole prompt."""
         self.hbm = Span("hbm", slot, 0, self.prompt_tokens, 0, len(self.layer_at_s))

@@ -3,6 +3,8 @@
 What decides is in `scheduler/`; nothing here has an opinion.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from engines.config import ServiceConfig
@@ -46,6 +48,13 @@ class Service:
             return self._tasks.dismiss()
         for decision in self._scheduler.handle(self._event(delivery.message)):
             self._dispatch(decision)
+
+    def waits(self) -> Iterator[str]:
+        """Turns that the policy has not decided, in words."""
+        decided = {entry.decision.request_id for entry in self.decided}
+        for request in self._turns:
+            if request not in decided:
+                yield f"turn {request} for the policy's decision"
 
     def _event(self, message: object) -> Event:
         now_s = self._clock.now_s()

@@ -1,5 +1,7 @@
 """A storage host: reads extents out to buffers, keeps the blocks that they send."""
 
+from collections.abc import Iterator
+
 from engines.config import StorageConfig
 from engines.errors import EngineError, StoreError
 from engines.kv import Slots, Span
@@ -21,7 +23,7 @@ class Storage:
         self._clock = clock
         self._transport = transport
         self._store = store
-        self._stage = Arena(Slots(config.stage_tokens, config.kv.block_tokens))
+        self._stage = Arena(Slots(config.stage_tokens, config.kv.block_tokens), "the stage")
         self._to_keep: dict[str, list[Persist]] = {}
         self._news = Event()
         self.account = {"reads": 0, "read_tokens": 0, "appends": 0, "appended_blocks": 0}
@@ -45,9 +47,13 @@ class Storage:
             case other:
                 raise EngineError(f"storage cannot use {type(other).__name__}")
 
+    def waits(self) -> Iterator[str]:
+        """Turns in line for the stage, in words."""
+        return self._stage.waits()
+
     async def _read(self, buffer: str, read: Read) -> None:
         tokens = read.into.last - read.into.first
-        slot = await self._stage.take(tokens)
+        slot = await self._stage.take(tokens, read.request)
         try:
             stage = Span("stage", slot, 0, tokens, 0, self._config.kv.layers)
             try:

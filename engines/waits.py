@@ -1,7 +1,11 @@
 """What engines wait for: a value that a message brings, and room in a memory."""
 
 from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Generic, TypeVar
+
+import anyio
 
 from engines.errors import EngineError
 from engines.kv import Slots, Span
@@ -75,8 +79,9 @@ class Bandwidth:
 class _InLine:
     """Somebody who waits for room."""
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, turn: int) -> None:
         self.tokens = tokens
+        self.turn = turn
         self.slot: int | None = None
         self.called = Event()
 
@@ -84,8 +89,9 @@ class _InLine:
 class Arena:
     """Slots of one memory, handed out first come, first served; who does not fit waits."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, what: str = "a memory") -> None:
         self._slots = slots
+        self._what = what
         self._line: deque[_InLine] = deque()
 
     @property
@@ -98,12 +104,20 @@ class Arena:
         """How often somebody waited although tokens enough were free."""
         return self._slots.no_hole
 
-    async def take(self, tokens: int) -> int:
-        """A slot for `tokens`; waits behind everybody who asked earlier."""
+    def waits(self) -> Iterator[str]:
+        """Who stands in line, in words."""
+        for place in self._line:
+            yield (
+                f"turn {place.turn} for {place.tokens} tokens of {self._what}, "
+                f"{self.free_tokens} free"
+            )
+
+    async def take(self, tokens: int, turn: int = 0) -> int:
+        """A slot for `tokens` of a turn; waits behind everybody who asked earlier."""
         self._slots.require(tokens)
         if (slot := self.take_now(tokens)) is not None:
             return slot
-        place = _InLine(tokens)
+        place = _InLine(tokens, turn)
         self._line.append(place)
         try:
             await place.called.wait()
@@ -135,3 +149,55 @@ class Arena:
         else:
             self._line.remove(place)
         self._serve()
+
+
+class Places:
+    """So many turns at a time, first come, first served: `async with places.of(turn)`."""
+
+    def __init__(self, count: int, what: str) -> None:
+        self._semaphore = anyio.Semaphore(count, fast_acquire=True)
+        self._what = what
+        self._line: dict[int, None] = {}
+
+    def of(self, turn: int) -> "_Place":
+        """A place for one turn, while the block lasts."""
+        return _Place(self, turn)
+
+    def waits(self) -> Iterator[str]:
+        """Who stands in line, in words."""
+        for turn in self._line:
+            yield f"turn {turn} for {self._what}"
+
+    async def take(self, turn: int) -> None:
+        """Wait for a place."""
+        try:
+            self._semaphore.acquire_nowait()
+        except anyio.WouldBlock:
+            self._line[turn] = None
+            try:
+                await self._semaphore.acquire()
+            finally:
+                del self._line[turn]
+
+    def give(self) -> None:
+        """Leave a place to the next in line."""
+        self._semaphore.release()
+
+
+class _Place:
+    """One turn's place."""
+
+    def __init__(self, places: Places, turn: int) -> None:
+        self._places = places
+        self._turn = turn
+
+    async def __aenter__(self) -> None:
+        await self._places.take(self._turn)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._places.give()

@@ -4,24 +4,35 @@ import asyncio
 from functools import cached_property
 from types import TracebackType
 
-import anyio
 import anyio.lowlevel
 
-from engines.errors import DeadlineExceeded
 
-WATCH_PERIOD_S = 10.0
-MOST_NAMED = 20
+class _Pending:
+    """What waits on all hosts' clocks together.
+
+    `sleepers` sleep for their work's sake, `beat_s` is the longest heart-beat so far.
+    """
+
+    def __init__(self) -> None:
+        self.waits: dict[Wait, None] = {}
+        self.sleepers = 0
+        self.beat_s = 0.0
 
 
 class VirtualClock:
     """The time of the virtual loop that runs us (engines/modelled/loop.py).
 
-    Deadlines are watched by one task for all hosts, `watch`: on time that costs nothing to pass,
-    who waited in vain is known a period after the deadline, and half a million timers are saved.
+    Deadlines are watched by one task for all hosts (engines/modelled/watch.py): on time that costs
+    nothing to pass, who waited in vain is known soon enough, and half a million timers are saved.
     """
 
-    def __init__(self) -> None:
-        self.waits: dict[_Wait, None] = {}
+    def __init__(self, host: str = "", pending: _Pending | None = None) -> None:
+        self._host = host
+        self.pending = pending or _Pending()
+
+    def on(self, host: str) -> "VirtualClock":
+        """The same clock as a host sees it: what waits on it is known to wait there."""
+        return VirtualClock(host, self.pending)
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -36,6 +47,21 @@ class VirtualClock:
         """Return at `when_s`; at once, after a turn for others, if it passed."""
         if when_s <= self._loop.time():
             return await anyio.lowlevel.checkpoint()
+        self.pending.sleepers += 1
+        try:
+            await self._sleep(when_s)
+        finally:
+            self.pending.sleepers -= 1
+
+    async def beat_until_s(self, when_s: float) -> None:
+        """As `sleep_until_s`, for a heart-beat: that it beats on is no sign of work left."""
+        now_s = self._loop.time()
+        if when_s <= now_s:
+            return await anyio.lowlevel.checkpoint()
+        self.pending.beat_s = max(self.pending.beat_s, when_s - now_s)
+        await self._sleep(when_s)
+
+    async def _sleep(self, when_s: float) -> None:
         # A future of the loop's own: a sleep by way of anyio costs twice as much.
         woken = self._loop.create_future()
         timer = self._loop.call_at(when_s, _wake, woken)
@@ -44,23 +70,9 @@ class VirtualClock:
         finally:
             timer.cancel()
 
-    def deadline(self, seconds: float, what: str) -> "_Wait":
-        """Name what the block waits for; `watch` ends the world if it waits too long."""
-        return _Wait(self, self._loop.time() + seconds, what)
-
-    async def watch(self) -> None:
-        """Raise DeadlineExceeded once a deadline has passed, naming everybody who waits."""
-        while True:
-            await anyio.sleep(WATCH_PERIOD_S)
-            now_s = self._loop.time()
-            if any(wait.end_s < now_s for wait in self.waits):
-                raise DeadlineExceeded(f"at {now_s:g} s they wait in vain: {self.waiting()}")
-
-    def waiting(self) -> str:
-        """Who waits for what, longest first."""
-        whats = [wait.what for wait in sorted(self.waits, key=lambda wait: wait.end_s)]
-        more = len(whats) - MOST_NAMED
-        return "; ".join([*whats[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+    def deadline(self, seconds: float, what: str) -> "Wait":
+        """Name what the block waits for; the watch ends the world if it waits too long."""
+        return Wait(self.pending.waits, self._loop.time() + seconds, self._host, what)
 
 
 def _wake(woken: asyncio.Future[None]) -> None:
@@ -68,18 +80,19 @@ def _wake(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-class _Wait:
-    """A block that has a deadline."""
+class Wait:
+    """A block on a host that has a deadline."""
 
-    __slots__ = ("_clock", "end_s", "what")
+    __slots__ = ("_waits", "end_s", "host", "what")
 
-    def __init__(self, clock: VirtualClock, end_s: float, what: str) -> None:
+    def __init__(self, waits: "dict[Wait, None]", end_s: float, host: str, what: str) -> None:
         self.end_s = end_s
+        self.host = host
         self.what = what
-        self._clock = clock
+        self._waits = waits
 
     def __enter__(self) -> None:
-        self._clock.waits[self] = None
+        self._waits[self] = None
 
     def __exit__(
         self,
@@ -87,4 +100,4 @@ class _Wait:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        del self._clock.waits[self]
+        del self._waits[self]

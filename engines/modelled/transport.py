@@ -15,7 +15,7 @@ import msgspec
 from engines.errors import TransferError
 from engines.kv import Span
 from engines.layout import KvLayout
-from engines.messages import Barrier, Message
+from engines.messages import Barrier, Message, Report
 from engines.modelled.fluid import Channel, FluidNetwork
 from engines.seams.transport import Delivery, TrafficClass, Write
 
@@ -41,6 +41,8 @@ class Wires:
     ) -> None:
         self.hosts: dict[str, FluidTransport] = {}
         self.layout = layout
+        self.said = 0  # messages but for reports and collectives, and writes begun
+        self.under_way = 0  # writes begun that have not arrived
         self._token_scale = layout.token_scale
         self._row_layer_bytes = layout.row_bytes // layout.layers
         self._network = network
@@ -141,7 +143,11 @@ class FluidTransport:
         for write in writes:
             size += self._wires.weigh(write)
 
+        self._wires.said += 1
+        self._wires.under_way += 1
+
         def arrived() -> None:
+            self._wires.under_way -= 1
             self._wires.frame(self.host, peer, writes)
             for write in writes:
                 target.deliver(self.host, write.note)
@@ -157,6 +163,7 @@ class FluidTransport:
     ) -> None:
         """Send a message; those of class MODEL cross the data network, as flows."""
         if traffic_class is TrafficClass.CTRL:
+            self._wires.said += type(message) is not Report
             return self._wires.post(self.host, peer, message)
         target = self._wires.host(peer)
         load = len(message.load) if isinstance(message, Barrier) else 0

@@ -35,6 +35,10 @@ class RealClock:
             await anyio.sleep(max(left_s, SHORTEST_SLEEP_S))
             left_s = (when_s - self.now_s()) * self._scale
 
+    async def beat_until_s(self, when_s: float) -> None:
+        """As `sleep_until_s`: in real time nobody asks whether the world stands still."""
+        await self.sleep_until_s(when_s)
+
     @contextmanager
     def deadline(self, seconds: float, what: str) -> Iterator[None]:
         """Raise DeadlineExceeded naming `what` if the block still waits after `seconds`."""

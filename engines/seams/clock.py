@@ -15,6 +15,10 @@ class Clock(Protocol):
         """Return at `when_s`, or at once if it has passed (other tasks still get a turn)."""
         ...
 
+    async def beat_until_s(self, when_s: float) -> None:
+        """As `sleep_until_s`, for a heart-beat: that it beats on is no sign of work left."""
+        ...
+
     def deadline(self, seconds: float, what: str) -> AbstractContextManager[None]:
         """Raise DeadlineExceeded naming `what` if the block lasts longer than `seconds`."""
         ...

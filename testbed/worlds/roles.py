@@ -1,6 +1,6 @@
 """What every world does with a host: hand its role the sides of the seams, and keep its account."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from engines.agents import Agents, AgentsConfig, Author
@@ -25,9 +25,14 @@ from scheduler.scheduler import Scheduler
 from testbed.worlds.account import HostAccount
 from testbed.worlds.plan import RoleConfig
 
+Waits = Callable[[], Iterable[str]]
+
 
 class Sides(NamedTuple):
-    """One host's ends of the seams; a role takes those that it needs."""
+    """One host's ends of the seams; a role takes those that it needs.
+
+    `meet` is told how to ask the host who waits on it for what.
+    """
 
     clock: Clock
     transport: Transport
@@ -36,6 +41,7 @@ class Sides(NamedTuple):
     policy_knobs: dict[str, float]
     store: Store | None = None
     compute: Compute | None = None
+    meet: Callable[[Waits], None] = lambda waits: None
 
 
 async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> None:
@@ -45,25 +51,30 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
         case StorageConfig():
             assert sides.store is not None
             storage = Storage(role, clock, transport, sides.store)
+            sides.meet(storage.waits)
             await storage.run()
             account.counts = dict(storage.account)
         case BufferConfig():
             buffer = Buffer(role, clock, transport)
+            sides.meet(buffer.waits)
             await buffer.run()
             account.counts = dict(buffer.account)
         case PrefillConfig():
             assert sides.compute is not None
             prefill = Prefill(role, clock, transport, sides.compute)
+            sides.meet(prefill.waits)
             await prefill.run()
             account.forwards, account.counts = prefill.forwards, dict(prefill.account)
         case DecodeConfig():
             assert sides.compute is not None
             decode = Decode(role, clock, transport, sides.compute)
+            sides.meet(decode.waits)
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
             policy = lookup(role.policy, **sides.policy_knobs)
             service = Service(role, clock, transport, Scheduler(role.cluster, policy))
+            sides.meet(service.waits)
             await service.run()
             account.decided, account.counts = service.decided, dict(service.ended)
         case AgentsConfig():

@@ -23,6 +23,7 @@ from engines.modelled.loop import run_virtual
 from engines.modelled.reference import check_agent
 from engines.modelled.store import ExtentStore
 from engines.modelled.transport import FluidTransport, Wires
+from engines.modelled.watch import Watch
 from testbed.errors import RunFailed
 from testbed.fabric.rates import link_rates
 from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
@@ -95,6 +96,7 @@ class _World:
         )
         self._network = FluidNetwork(_capacities(self._shape, wires), wires.qos)
         self._wires = Wires(self._network, self._route, plan.world.layout, MESSAGE_LATENCY_S)
+        self._watch = Watch(self.clock, self._wires)
         self._transports = {
             host.name: FluidTransport(host.name, self._wires) for host in plan.hosts
         }
@@ -109,7 +111,7 @@ class _World:
         """Every host to its end, with the sampler and the watch over deadlines beside."""
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._sample)
-            beside.start_soon(self.clock.watch)
+            beside.start_soon(self._watch.run)
             async with anyio.create_task_group() as hosts:
                 for host in self._plan.hosts:
                     sides = self._sides(host)
@@ -134,13 +136,14 @@ class _World:
         if isinstance(host.role, StorageConfig):
             store = self._filled_store(host.name)
         return Sides(
-            self.clock,
+            self.clock.on(host.name),
             self._transports[host.name],
             self._author(),
             lambda ended, total: self._progress("running", ended, total),
             world.policy_knobs,
             store,
             compute,
+            lambda waits: self._watch.meet(host.name, waits),
         )
 
     def _author(self) -> PatternAuthor:
@@ -159,7 +162,7 @@ class _World:
         period_s = self._plan.sample_period_s
         while True:
             self._samples.append(self._look())
-            await self.clock.sleep_until_s(len(self._samples) * period_s)
+            await self.clock.beat_until_s(len(self._samples) * period_s)
 
     def _look(self) -> Sample:
         now_s = self.clock.now_s()

@@ -44,6 +44,9 @@ class FakeClock:
         while (left_s := when_s - self.now_s()) > 0:
             await anyio.sleep(max(left_s, 1e-9))
 
+    async def beat_until_s(self, when_s: float) -> None:
+        await self.sleep_until_s(when_s)
+
     @contextmanager
     def deadline(self, seconds: float, what: str) -> Iterator[None]:
         with anyio.move_on_after(seconds) as scope:

@@ -39,6 +39,9 @@ class SteppedClock:
         self.slept_until.append(when_s)
         self.time_s = max(self.time_s, when_s)
 
+    async def beat_until_s(self, when_s: float) -> None:
+        await self.sleep_until_s(when_s)
+
     def deadline(self, seconds: float, what: str) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -5,8 +5,8 @@ import asyncio
 import anyio
 import pytest
 
-from engines.errors import DeadlineExceeded, VirtualDeadlock
-from engines.modelled.clock import WATCH_PERIOD_S, VirtualClock
+from engines.errors import VirtualDeadlock
+from engines.modelled.clock import VirtualClock
 from engines.modelled.loop import run_virtual
 
 
@@ -55,49 +55,3 @@ def test_an_error_in_a_callback_ends_the_world() -> None:
 
     with pytest.raises(IndexError):
         run_virtual(main)
-
-
-def test_who_waits_in_vain_is_named_and_who_got_it_is_not() -> None:
-    clock = VirtualClock()
-
-    async def main() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(clock.watch)
-            with clock.deadline(1.0, "what came"):
-                await anyio.sleep(0.5)
-            with clock.deadline(30.0, "the end of turn 7"):
-                await anyio.Event().wait()
-
-    with pytest.raises(ExceptionGroup) as caught:
-        run_virtual(main)
-    (error,) = caught.value.exceptions
-    assert isinstance(error, DeadlineExceeded)
-    assert "turn 7" in str(error) and "what came" not in str(error)
-
-
-def test_a_deadline_is_noticed_within_a_period() -> None:
-    async def main() -> float:
-        clock = VirtualClock()
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(clock.watch)
-                with clock.deadline(25.0, "rain"):
-                    await anyio.Event().wait()
-        except* DeadlineExceeded:
-            pass
-        return clock.now_s()
-
-    assert 25.0 < run_virtual(main) <= 25.0 + WATCH_PERIOD_S
-
-
-def test_only_the_longest_waits_are_listed() -> None:
-    clock = VirtualClock()
-
-    async def main() -> str:
-        waits = [clock.deadline(100 - n, f"thing {n}") for n in range(50)]
-        for wait in waits:
-            wait.__enter__()
-        return clock.waiting()
-
-    words = run_virtual(main)
-    assert words.startswith("thing 49; thing 48") and words.endswith("and 30 more")
