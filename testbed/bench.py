@@ -18,12 +18,26 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.bound import Reads, reads_of
+from testbed.cluster import port_interval
 from testbed.results import parity
+from testbed.results.utilisation import by_kind
+from testbed.spec import load_experiment
 
 Case = tuple[str, ...]
 Policy = dict[str, Any]
 
+
+def interval_settings(prefill: int, decode: int) -> Case:
+    """Options for xPyD, its prefill nodes in one group (topologies/interval.yaml says why)."""
+    keys = {"prefill_nodes": prefill, "decode_nodes": decode, "group_nodes": prefill}
+    return tuple(
+        word for key, value in keys.items() for word in ("--set", f"cluster.{key}={value}")
+    )
+
+
 VIRTUALLY = "-virtual"
+INTERVAL = "interval"
+INTERVAL_SHAPES = ((1, 8), (1, 6), (1, 2), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1))  # P, D
 CASES: dict[str, Case] = {
     "1p1d": ("compare", "topologies/1p1d.yaml"),
     "1p2d": ("compare", "topologies/1p2d.yaml"),
@@ -42,6 +56,13 @@ CASES: dict[str, Case] = {
     **{
         f"{name}{VIRTUALLY}": ("compare", f"topologies/{name}.yaml", "--world", "virtual")
         for name in ("1p1d", "1p2d", "2p1d")
+    },
+    **{
+        f"{INTERVAL}-{prefill}p{decode}d": (
+            "run", "topologies/interval.yaml", "--world", "virtual",
+            *interval_settings(prefill, decode),
+        )
+        for prefill, decode in INTERVAL_SHAPES
     },
 }  # fmt: skip
 
@@ -96,6 +117,9 @@ def claims(bench: Bench) -> None:
     for case in bench.results:
         if case.endswith(VIRTUALLY) and case.removesuffix(VIRTUALLY) in bench.results:
             _parity(bench, case.removesuffix(VIRTUALLY))
+    for prefill, decode in INTERVAL_SHAPES:
+        if f"{INTERVAL}-{prefill}p{decode}d" in bench.results:
+            _interval(bench, prefill, decode)
     for case, result in bench.results.items():
         for name, policy in result["policies"].items():
             right = policy["tokens_equal"] == policy["tokens_checked"] > 0
@@ -190,6 +214,18 @@ def _parity(bench: Bench, case: str) -> None:
     bench.alike(what, worst.virtual, worst.emulated, worst.tolerance)
 
 
+def _interval(bench: Bench, prefill: int, decode: int) -> None:
+    """What saturates first is what the closed form says; second is told beside it."""
+    case = f"{INTERVAL}-{prefill}p{decode}d"
+    settings = [word for word in CASES[case] if word.startswith("cluster.")]
+    experiment = load_experiment(Path("topologies/interval.yaml"), settings)
+    wanted = port_interval(experiment).first(prefill / decode)
+    used = by_kind(bench.policy(case, "dualpath")["utilisation"])
+    first, second = sorted(used, key=used.__getitem__, reverse=True)[:2]
+    what = f"P/D {prefill}/{decode}: {first} saturates first (then {second} {used[second]:.3f})"
+    bench.claim(what, used[first], f"{wanted} >= 0.95", first == wanted and used[first] >= 0.95)
+
+
 def play(case: str, runs: Path) -> Any:
     """One case's result; its progress goes to standard error."""
     command = [sys.executable, "-m", "testbed.cli.main", *CASES[case], "--json",
@@ -201,13 +237,16 @@ def play(case: str, runs: Path) -> Any:
 
 
 @click.command()
-@click.argument("cases", nargs=-1, type=click.Choice(list(CASES)))
+@click.argument("cases", nargs=-1, type=click.Choice([*CASES, INTERVAL]))
 @click.option("--json", "as_json", is_flag=True, help="Claims as JSON.")
 def main(cases: tuple[str, ...], as_json: bool) -> None:
     """Measure CASES (all of them by default, about half an hour) and check the claims."""
+    chosen = [case for case in cases or CASES if case != INTERVAL]
+    if INTERVAL in cases:
+        chosen += [case for case in CASES if case.startswith(f"{INTERVAL}-")]
     results = {}
     with tempfile.TemporaryDirectory(prefix="dualpath-bench-") as runs:
-        for case in cases or CASES:
+        for case in dict.fromkeys(chosen):
             click.echo(f"bench: {case}", err=True)
             results[case] = play(case, Path(runs))
     bench = Bench(results)

@@ -1,5 +1,7 @@
 """From an experiment to what its scheduler knows, and what is wrong or odd about it."""
 
+import msgspec
+
 from engines.kv import round_up
 from scheduler.types import ClusterSpec, EngineSpec, Side
 from testbed.errors import InputError
@@ -8,6 +10,22 @@ from testbed.workload import Averages
 
 ALPHA_S = 3.0  # of storage reads (DualPath section 6.2)
 BETA_S = 5.0  # of one GPU's time
+SNICS = "SNICs"
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """Values of P/D from `low` to `high`; `below` and `above` name what binds outside."""
+
+    low: float
+    high: float
+    below: str
+    above: str
+
+    def first(self, ratio: float) -> str:
+        """What saturates first at a P/D."""
+        if ratio < self.low:
+            return self.below
+        return self.above if ratio > self.high else SNICS
 
 
 def prefill_lane_tokens(experiment: Experiment) -> int:
@@ -72,7 +90,10 @@ def check_fits(experiment: Experiment, mean: Averages) -> None:
 
 
 def bottleneck_free(experiment: Experiment) -> tuple[float, float]:
-    """The interval of P/D in which nothing but storage NICs binds (DualPath section 4.2)."""
+    """The interval of P/D in which nothing but storage NICs binds (DualPath section 4.2).
+
+    It is that of the paper's node; `port_interval` is that of ours.
+    """
     hardware, gpus = experiment.hardware, experiment.cluster.gpus_per_node
     snic = hardware.snic_bytes_per_s * hardware.snic_share
     s = snic / hardware.cnic_bytes_per_s
@@ -81,24 +102,49 @@ def bottleneck_free(experiment: Experiment) -> tuple[float, float]:
     return low, min((gpus - 2 * s) / s, (gpus - s) / (2 * s), dram)
 
 
+def port_interval(experiment: Experiment) -> Interval:
+    """The same with our node's ports: every storage NIC reads all the time, hits alone count.
+
+    Rates are in storage NICs of one node: g/s is a node's compute NICs, PCIe port or uplink, one
+    direction. docs/design.md has the table behind each term.
+    """
+    hardware = experiment.hardware
+    snic = hardware.snic_bytes_per_s * hardware.snic_share
+    node = experiment.node_cnic_bytes_per_s / snic  # g/s
+    lows = {
+        "PE cnic rx": 1 / (node - 1) if node > 1 else float("inf"),  # 1 + D/P
+        "PE uplink rx": 1 / node,  # D/P
+    }
+    highs = {
+        "DE dram": (hardware.dram_bytes_per_s / snic - 3) / 2,  # 3 + 2 P/D, both directions
+        "DE pcie tx": node - 2,  # 2 + P/D
+        "DE cnic rx": node - 1,  # 1 + P/D
+        "DE pcie rx": node,  # P/D
+    }
+    below, above = max(lows, key=lows.__getitem__), min(highs, key=highs.__getitem__)
+    return Interval(lows[below], highs[above], below, above)
+
+
 def warnings(experiment: Experiment) -> list[str]:
     """What is valid but will not show what DualPath is about; each a sentence."""
     found = []
     hardware, cluster = experiment.hardware, experiment.cluster
     snic = hardware.snic_bytes_per_s * hardware.snic_share
     worth = experiment.node_cnic_bytes_per_s / snic
-    low, high = bottleneck_free(experiment)
+    free = port_interval(experiment)
     if worth < 4:
         found.append(
             f"a node's compute NICs are worth {worth:.1f} storage NICs; below 4 they may bind "
             "before storage does: give nodes more GPUs or faster compute NICs"
         )
     ratio = cluster.prefill_nodes / cluster.decode_nodes
-    if low > high:
+    if free.low > free.high:
         found.append("no P/D is free of bottlenecks besides storage with this hardware")
-    elif not low <= ratio <= high:
+    elif (first := free.first(ratio)) != SNICS:
+        low, high = bottleneck_free(experiment)
         found.append(
-            f"P/D is {ratio:.2f}, outside {low:.2f} to {high:.2f}, where only storage NICs bind"
+            f"P/D is {ratio:.2f}, outside {free.low:.2f} to {free.high:.2f}, where only storage "
+            f"NICs bind ({low:.2f} to {high:.2f} on the paper's node); {first} may bind first"
         )
     return found
 

@@ -8,6 +8,7 @@ import msgspec
 from scheduler.policy import lookup
 from testbed import cluster, scale
 from testbed.bound import Bound, bound, reads_of
+from testbed.cluster import Interval
 from testbed.scale import Ratio
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Averages, Workload, averages, loads, offered_turns_per_s
@@ -18,7 +19,11 @@ TERMS_INDENT = " " * 4
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """`links` are emulated payload rates in bit/s, `policies` what each asks of the engines."""
+    """`links` are emulated payload rates in bit/s, `policies` what each asks of the engines.
+
+    `free` is the interval of P/D in which only storage NICs bind, `paper_free` that of the paper's
+    node, whose compute NICs carry other flows than ours.
+    """
 
     experiment: str
     cluster: str
@@ -26,6 +31,8 @@ class Facts(msgspec.Struct, frozen=True):
     averages: Averages
     stored_bytes: float
     ratios: tuple[Ratio, ...]
+    free: Interval
+    paper_free: tuple[float, float]
     links: dict[str, float]
     bounds: dict[str, Bound]
     policies: dict[str, str]
@@ -46,6 +53,8 @@ def facts(name: str, experiment: Experiment, workload: Workload, policies: Seque
         averages=mean,
         stored_bytes=_stored_bytes(experiment, workload),
         ratios=scale.dimensionless(experiment, turns),
+        free=cluster.port_interval(experiment),
+        paper_free=cluster.bottleneck_free(experiment),
         links=_links(experiment),
         bounds={
             policy: bound(experiment, turns, reads_of(policy), mean.agents, offered)
@@ -76,6 +85,12 @@ def text(found: Facts, columns: int) -> str:
         lines += _paragraph("policy", f"{policy}: {asked}", columns)
     lines += ["", f"{'':18}{'target':>10}{'emulated':>10}"]
     lines += [f"{r.name:18}{r.target:10.4g}{r.emulated:10.4g}" for r in found.ratios]
+    free, (low, high) = found.free, found.paper_free
+    lines += ["", *textwrap.wrap(
+        f"only storage NICs bind for P/D from {free.low:.2f} (below: {free.below}) to "
+        f"{free.high:.2f} (above: {free.above}); on the paper's node from {low:.2f} to {high:.2f}",
+        columns,
+    )]  # fmt: skip
     rates = ", ".join(f"{name} {bps / 1e6:,.1f}" for name, bps in found.links.items())
     lines += ["", f"links, emulated payload in Mbit/s: {rates}", ""]
     lines.append("at most, in turns/s, and what sets that limit:")

@@ -17,6 +17,7 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
+from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
     SHORTEST_WINDOW_S,
     agents_config,
@@ -137,6 +138,7 @@ def measure(
         gpu_busy_share=float(np.mean([shares.gpu_busy for shares in prefill])),
         gpu_waiting_for_kv_share=float(np.mean([s.gpu_waiting_for_kv for s in prefill])),
         nodes=nodes,
+        utilisation=utilisation(run.plan, run.samples, window),
         bytes=interface_bytes(run),
         model_bytes={
             link[:-1]: classes.get(MODEL_CLASS, 0)

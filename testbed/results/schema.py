@@ -43,6 +43,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     the workload's window left. `tokens_checked` and `tokens_equal` are counts; `window_s` is the
     steady window, in target seconds from the start; `persisted_then_hit_blocks` are hits on blocks
     that this run wrote.
+    `utilisation` is the share of capacity, over the steady window, of each direction of each data
+    link (`owner:nic:rx` or `:tx`, as its owner sees it) and of each node's DRAM (`node:dram`).
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
     in the class of collectives, `retransmitted_bytes` what all hosts sent once more, at most.
     The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere.
@@ -66,6 +68,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     gpu_busy_share: float
     gpu_waiting_for_kv_share: float
     nodes: dict[str, NodeShares]
+    utilisation: dict[str, float]
     bytes: dict[str, int]
     model_bytes: dict[str, int]
     retransmitted_bytes: int

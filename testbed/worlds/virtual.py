@@ -25,8 +25,8 @@ from engines.modelled.store import ExtentStore
 from engines.modelled.transport import FluidTransport, Wires
 from engines.modelled.watch import Watch
 from testbed.errors import RunFailed
-from testbed.fabric.rates import link_rates
 from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
+from testbed.results.utilisation import capacities
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.plan import HostPlan, LabPlan, WirePlan
 from testbed.worlds.roles import Sides, play_role
@@ -94,7 +94,7 @@ class _World:
             wires.folded,
             wires.storage_hosts,
         )
-        self._network = FluidNetwork(_capacities(self._shape, wires), wires.qos)
+        self._network = FluidNetwork(_capacities(wires), wires.qos)
         self._wires = Wires(self._network, self._route, plan.world.layout, MESSAGE_LATENCY_S)
         self._watch = Watch(self.clock, self._wires)
         self._transports = {
@@ -208,19 +208,10 @@ class _World:
         ]
 
 
-def _capacities(shape: ClusterShape, wires: WirePlan) -> dict[str, float]:
+def _capacities(wires: WirePlan) -> dict[str, float]:
     """Bytes/s of both directions of every data link, by name."""
-    rates = link_rates(
-        shape,
-        snic_bps=wires.snic_bps,
-        cnic_bps=wires.cnic_bps,
-        pcie_bps=wires.node_bps,
-        uplink_bps=wires.node_bps,
-        storage_bps=wires.storage_bps,
-        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
-    )
     return {
-        ":".join(Port(owner, nic, way)): (bps or float("inf")) / 8
-        for (owner, nic), bps in rates.payload_bps.items()
+        ":".join(Port(owner, nic, way)): rate
+        for (owner, nic), rate in capacities(wires).items()
         for way in ("tx", "rx")
     }

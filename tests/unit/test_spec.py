@@ -173,7 +173,24 @@ def test_bottleneck_free_interval_is_the_papers(tmp_path: Path) -> None:
     experiment = load(tmp_path, SMALL, "hardware.snic_share=1")
     assert cluster.bottleneck_free(experiment) == pytest.approx((1 / 7, 7 / 2))
     wide = load(tmp_path, SMALL, "hardware.snic_share=1", "cluster.prefill_nodes=8")
-    assert any("P/D is 4.00, outside 0.14 to 3.50" in text for text in cluster.warnings(wide))
+    (warning,) = cluster.warnings(wide)
+    assert "P/D is 4.00, outside 0.14 to 3.50" in warning
+    assert "DE dram may bind first" in warning
+
+
+def test_the_interval_of_our_ports_has_other_ends_where_dram_does_not_bind(tmp_path: Path) -> None:
+    """The paper's node has 7/2 from its DE CNICs' writes; into a buffer, none cross our GPUs'."""
+    settings = ("hardware.snic_share=1", "hardware.dram_bytes_per_s=1e14")
+    experiment = load(tmp_path, SMALL, *settings)
+    assert cluster.bottleneck_free(experiment) == pytest.approx((1 / 7, 7 / 2))
+    free = cluster.port_interval(experiment)
+    assert (free.low, free.high) == pytest.approx((1 / 7, 6))
+    assert [free.first(ratio) for ratio in (0.14, 0.15, 5.9, 6.1)] == [
+        "PE cnic rx", "SNICs", "SNICs", "DE pcie tx",
+    ]  # fmt: skip
+    ten = load(tmp_path, SMALL, "hardware.snic_share=1", "hardware.dram_bytes_per_s=500e9")
+    assert cluster.port_interval(ten).high == pytest.approx(7 / 2)
+    assert cluster.port_interval(ten).above == "DE dram"
 
 
 def test_context_that_fits_nowhere_is_bad_input(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_who_waits_while_only_hearts_beat_is_named_with_the_host() -> None:
 
     async def part() -> None:
         clock = world.clock.on("de0-buf")
-        await clock.sleep_until_s(3.0)
+        await clock.sleep_until_s(2.5)
         with clock.deadline(600.0, "the last layer of turn 3"):
             await anyio.Event().wait()
 
