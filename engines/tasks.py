@@ -5,9 +5,12 @@ get a cancel scope of their own, each would cost six times as much.
 """
 
 import asyncio
+from asyncio import Future
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
+
+__all__ = ["Crew", "Event", "Future", "Life", "future"]
 
 
 class Crew:
@@ -46,6 +49,11 @@ class Crew:
             task.cancel()
 
 
+def future() -> Future[None]:
+    """What one task may wait for, and whoever knows when it is over sets."""
+    return asyncio.get_running_loop().create_future()
+
+
 class Event:
     """Something that happens, and who waits for it; as asyncio's, at half its cost."""
 
@@ -58,9 +66,9 @@ class Event:
     def set(self) -> None:
         """It happened: wake everybody, and let nobody wait until it is cleared."""
         self._happened = True
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_result(None)
         self._waiting.clear()
 
     def clear(self) -> None:
@@ -70,9 +78,9 @@ class Event:
     async def wait(self) -> None:
         """Return at once if it happened, else when it does."""
         if not self._happened:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
+            woken = future()
+            self._waiting.append(woken)
+            await woken
 
 
 class _Over(Exception):

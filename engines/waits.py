@@ -10,7 +10,7 @@ import anyio
 from engines.errors import EngineError
 from engines.kv import Slots, Span
 from engines.seams.clock import Clock
-from engines.tasks import Event
+from engines.tasks import Event, Future, future
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ class Awaited(Generic[T]):
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._event: Event | None = None  # made by who has to wait: most never do
+        self._woken: Future[None] | None = None  # made by who has to wait: most never do
         self._value: T | None = None
         self._here = False
 
@@ -29,8 +29,8 @@ class Awaited(Generic[T]):
         if self._here:
             raise EngineError(f"{self._what} arrived twice; a peer repeats itself")
         self._value, self._here = value, True
-        if self._event is not None:
-            self._event.set()
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
     @property
     def is_set(self) -> bool:
@@ -40,10 +40,10 @@ class Awaited(Generic[T]):
     async def wait(self, clock: Clock, deadline_s: float) -> T:
         """The value; DeadlineExceeded names it if it is not here after `deadline_s`."""
         if not self._here:
-            if self._event is None:
-                self._event = Event()
+            if self._woken is None or self._woken.done():
+                self._woken = future()
             with clock.deadline(deadline_s, self._what):
-                await self._event.wait()
+                await self._woken
         assert self._value is not None
         return self._value
 

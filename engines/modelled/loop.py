@@ -155,26 +155,22 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         An error that a callback raises, or that nobody looked at, ends the world.
         """
         asyncio._set_running_loop(self)
+        ready = self._ready
         try:
             while not future.done():
-                if not self._ready:
+                if not ready:
                     self._jump()
-                self._step()
+                while ready:
+                    if self._interrupted:
+                        raise KeyboardInterrupt
+                    step = ready.popleft()
+                    if step.work is not None:
+                        step.work(*step.arguments)
             if self._unseen:
                 raise self._unseen[0]
             return future.result()
         finally:
             asyncio._set_running_loop(None)
-
-    def _step(self) -> None:
-        """Call all that is ready, and all that becomes so."""
-        ready = self._ready
-        while ready:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            step = ready.popleft()
-            if step.work is not None:
-                step.work(*step.arguments)
 
     def _jump(self) -> None:
         """To the next timer; all that can hardly be told apart from it fire together."""

@@ -117,7 +117,7 @@ class Wires:
         due_s = self._on_the_way[0][0]
         while self._on_the_way and self._on_the_way[0][0] == due_s:
             _, peer, sender, message = self._on_the_way.popleft()
-            peer.deliver(sender, message)
+            peer.deliver(sender, message, due_s)
         self._posting = bool(self._on_the_way)
         if self._posting:
             self.loop.call_at(self._on_the_way[0][0], self._post_due)
@@ -149,10 +149,11 @@ class FluidTransport:
         def arrived() -> None:
             self._wires.under_way -= 1
             self._wires.frame(self.host, peer, writes)
+            now_s = loop.time()
             for write in writes:
-                target.deliver(self.host, write.note)
+                target.deliver(self.host, write.note, now_s)
             if not future.done():
-                future.set_result(loop.time())
+                future.set_result(now_s)
 
         model = writes[0].traffic_class is TrafficClass.MODEL
         self._wires.flow(self.host, peer, model, size, arrived)
@@ -168,8 +169,9 @@ class FluidTransport:
         target = self._wires.host(peer)
         load = len(message.load) if isinstance(message, Barrier) else 0
         self._wires.flow(
-            self.host, peer, True, NOTE_BYTES + load, lambda: target.deliver(self.host, message)
-        )
+            self.host, peer, True, NOTE_BYTES + load,
+            lambda: target.deliver(self.host, message, self._wires.loop.time()),
+        )  # fmt: skip
 
     async def serve(self, handle: Callable[[Delivery], None]) -> None:
         """Hand over what arrives in the instant in which it does; what came before, first."""
@@ -182,10 +184,10 @@ class FluidTransport:
         finally:
             self._handle = self._early.append
 
-    def deliver(self, sender: str, message: Message) -> None:
+    def deliver(self, sender: str, message: Message, now_s: float) -> None:
         """A message is here."""
         try:
-            self._handle(Delivery(sender, message, self._wires.loop.time()))
+            self._handle(Delivery(sender, message, now_s))
         except Exception as error:
             if self._serving.done():
                 raise
