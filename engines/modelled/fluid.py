@@ -33,7 +33,25 @@ class Link:
         self.active: tuple[dict[Channel, None], dict[Channel, None]] = ({}, {})
         self.shares = [inf, inf]
         self.done_bytes = [0.0, 0.0]
+        self._feeders: dict[Link, None] = {}
+        self._feed = 0.0
         self.frame_bytes = 0  # headers, notes and acknowledgements: counted, but they take no time
+
+    @property
+    def never_binds(self) -> bool:
+        """Whether all that could ever come over it together is less than it takes."""
+        return self._feed < self.capacity * (1 - KV_SHARE)
+
+    def admit(self, links: "tuple[Link, ...]") -> None:
+        """A channel over these links exists now: the narrowest other one limits what it brings."""
+        others = [link for link in links if link is not self]
+        if not others:
+            self._feed = inf
+            return
+        narrow = min(others, key=lambda link: link.capacity)
+        if narrow not in self._feeders:
+            self._feeders[narrow] = None
+            self._feed += narrow.capacity
 
     def carried_bytes(self, level: int, now_s: float) -> float:
         """Bytes of a level that have crossed it by now."""
@@ -157,7 +175,10 @@ class FluidNetwork:
         """A new channel of class MODEL or KV over a path; without classes all are alike."""
         level = MODEL if model and self._qos else KV
         self._models += level == MODEL
-        return Channel(level, tuple(self.links[name] for name in path))
+        links = tuple(self.links[name] for name in path)
+        for link in links:
+            link.admit(links)
+        return Channel(level, links)
 
     def send(self, channel: Channel, size_bytes: float, arrived: Arrived) -> None:
         """Move bytes over a channel; `arrived` is called in the instant they are all there."""
@@ -169,7 +190,8 @@ class FluidNetwork:
     def _touch(self, channel: Channel) -> None:
         """A channel became busy or idle: its links share anew, when this instant is over."""
         for link in channel.links:
-            self._moved[link] = None
+            if not link.never_binds:
+                self._moved[link] = None
         if not channel.idle:
             self._fresh[channel] = None
         if not self._settling:
@@ -206,7 +228,7 @@ class FluidNetwork:
             for channel in link.active[level]:
                 changed[channel] = None
                 for other in channel.links:
-                    if other is not link and other not in queued:
+                    if other is not link and other not in queued and not other.never_binds:
                         queued.add(other)
                         waiting.append(other)
         return changed
