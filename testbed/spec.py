@@ -54,7 +54,8 @@ class ScaleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Knobs of engines and policies; `prefill_gpu_pool_bytes` is HBM that each GPU keeps for KV.
 
-    `kv_samples` is the share of turns whose KV is compared with the reference's.
+    `kv_samples` is the share of turns whose KV is compared with the reference's. With `real_kv`
+    memories hold KV in the virtual world too, small but real; in the emulated one they always do.
     """
 
     read_ahead: Annotated[int, Meta(ge=1, le=10_000)] = 256
@@ -66,6 +67,7 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     deadline_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     kv_samples: Annotated[float, Meta(ge=0, le=1)] = 0.02
     verify_digests: bool = True
+    real_kv: bool = False
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

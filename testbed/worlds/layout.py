@@ -124,6 +124,7 @@ class Layout:
             storages=self._storages,
             verify_digests=self._experiment.engine.verify_digests,
             policy_knobs=self.knobs,
+            real_kv=self._experiment.engine.real_kv,
         )
 
     def _wires(self) -> WirePlan:

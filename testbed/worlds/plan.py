@@ -52,6 +52,7 @@ class WorldPlan(msgspec.Struct, frozen=True):
     storages: tuple[str, ...]
     verify_digests: bool
     policy_knobs: dict[str, float]
+    real_kv: bool = False
 
 
 class WirePlan(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import anyio
 
-from engines.agents import OPENING_CHAINS, AgentsConfig
+from engines.agents import OPENING_CHAINS, AgentPlan, AgentsConfig, TurnRecord
 from engines.config import DecodeConfig, PrefillConfig, StorageConfig
 from engines.errors import EngineError
 from engines.kv import blocks, storage_of
@@ -24,10 +24,13 @@ from engines.modelled.reference import check_agent
 from engines.modelled.store import ExtentStore
 from engines.modelled.transport import FluidTransport, Wires
 from engines.modelled.watch import Watch
+from engines.seams.compute import Compute
+from engines.seams.store import Store
 from testbed.errors import RunFailed
 from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
 from testbed.results.utilisation import capacities
 from testbed.worlds.account import HostAccount, TurnTruth
+from testbed.worlds.held import HeldKv
 from testbed.worlds.plan import HostPlan, LabPlan, WirePlan
 from testbed.worlds.roles import Sides, play_role
 from testbed.worlds.samples import PortBytes, Sample, Samples
@@ -95,11 +98,9 @@ class _World:
             wires.storage_hosts,
         )
         self._network = FluidNetwork(_capacities(wires), wires.qos)
-        self._wires = Wires(self._network, self._route, plan.world.layout, MESSAGE_LATENCY_S)
+        self._kv = HeldKv(plan, self._author()) if plan.world.real_kv else None
+        self._wires, self._transports = self._build_wires()
         self._watch = Watch(self.clock, self._wires)
-        self._transports = {
-            host.name: FluidTransport(host.name, self._wires) for host in plan.hosts
-        }
         self._accounts = {
             host.name: HostAccount(host.name, type(host.role).__name__, 0.0, 0.0, 0)
             for host in plan.hosts
@@ -125,16 +126,23 @@ class _World:
         samples = Samples(0.0, self._samples, self._class_bytes(), 0.0)
         return RunData(self._plan, self._accounts, samples, self._truths(), wall_s, self._end_s)
 
+    def _build_wires(self) -> tuple[Wires, dict[str, FluidTransport]]:
+        hosts = [host.name for host in self._plan.hosts]
+        if self._kv is not None:
+            checked = self._kv.wires(self._network, self._route, MESSAGE_LATENCY_S)
+            return checked, {host: self._kv.transport(host, checked) for host in hosts}
+        wires = Wires(self._network, self._route, self._plan.world.layout, MESSAGE_LATENCY_S)
+        return wires, {host: FluidTransport(host, wires) for host in hosts}
+
     def _route(self, sender: str, peer: str) -> tuple[str, ...]:
         return tuple(":".join(port) for port in self._shape.path(sender, peer))
 
     def _sides(self, host: HostPlan) -> Sides:
         world = self._plan.world
-        compute = store = None
+        compute = None
         if isinstance(host.role, PrefillConfig | DecodeConfig):
-            compute = PacedCompute(world.layout.layers, world.layout.token_scale, self.clock)
-        if isinstance(host.role, StorageConfig):
-            store = self._filled_store(host.name)
+            compute = self._compute(host.name)
+        store = self._filled_store(host.name) if isinstance(host.role, StorageConfig) else None
         return Sides(
             self.clock.on(host.name),
             self._transports[host.name],
@@ -150,7 +158,15 @@ class _World:
         world = self._plan.world
         return PatternAuthor(world.author_seed, world.layout.token_scale)
 
-    def _filled_store(self, name: str) -> ExtentStore:
+    def _compute(self, name: str) -> Compute:
+        if self._kv is not None:
+            return self._kv.compute(name, self.clock)
+        layout = self._plan.world.layout
+        return PacedCompute(layout.layers, layout.token_scale, self.clock)
+
+    def _filled_store(self, name: str) -> Store:
+        if self._kv is not None:
+            return self._kv.store(name)
         world, store = self._plan.world, ExtentStore()
         for opening in world.openings:
             chain = OPENING_CHAINS + opening.id
@@ -190,7 +206,6 @@ class _World:
         return found
 
     def _truths(self) -> list[TurnTruth]:
-        author, scale = self._author(), self._plan.world.layout.token_scale
         (config,) = (h.role for h in self._plan.hosts if isinstance(h.role, AgentsConfig))
         turns = {turn.request.id: turn for turn in self._accounts["agents"].turns}
         by_agent: dict[int, list[int]] = {}
@@ -198,14 +213,22 @@ class _World:
             if not turn.reason:
                 by_agent.setdefault(turn.request.agent, []).append(number)
         return [
-            TurnTruth(number, checked, equal, None)
+            TurnTruth(number, *verdict)
             for agent in config.agents
-            for number, (checked, equal) in zip(
-                by_agent.get(agent.agent, ()),
-                check_agent(author, scale, agent, [turns[n] for n in by_agent[agent.agent]]),
-                strict=True,
+            if (numbers := by_agent.get(agent.agent))
+            for number, verdict in zip(
+                numbers, self._check_agent(agent, [turns[n] for n in numbers]), strict=True
             )
         ]
+
+    def _check_agent(
+        self, agent: AgentPlan, turns: list[TurnRecord]
+    ) -> Iterator[tuple[int, int, bool | None]]:
+        if self._kv is not None:
+            return self._kv.check_agent(agent, turns)
+        scale = self._plan.world.layout.token_scale
+        found = check_agent(self._author(), scale, agent, turns)
+        return ((checked, equal, None) for checked, equal in found)
 
 
 def _capacities(wires: WirePlan) -> dict[str, float]:
