@@ -217,3 +217,24 @@ def test_time_only_goes_forward() -> None:
     ends = sorted(finishes({"a": 7.0, "b": 5.0}, starts))
     assert all(one <= other for one, other in pairwise(ends))
     assert ends[-1] == pytest.approx(12.0, abs=NS)  # 60 bytes over the slower link, never idle
+
+
+def test_a_wide_link_is_left_out_until_what_comes_over_it_could_fill_it() -> None:
+    capacities = {"wide": 100.0, "a": 40.0, "b": 40.0, "c": 40.0}
+    network = FluidNetwork(capacities, True)
+    seen = []
+    for name in "abac":
+        network.channel(False, ("wide", name))
+        seen.append(network.links["wide"].never_binds)
+    assert seen == [True, True, True, False]
+    starts: list[Start] = [(float(n), ("wide", name), 400.0, False) for n, name in enumerate("abc")]
+    # Two pass at 40 each; from 2 s on, three share 100: 320, 360 and 400 are left of theirs.
+    assert finishes(capacities, starts) == pytest.approx(
+        [2 + 320 / (100 / 3), *_two_left(320 / (100 / 3))], abs=NS
+    )
+
+
+def _two_left(gone_s: float) -> list[float]:
+    """When the second and third are through, at 40 each once the first is gone."""
+    left = [360 - gone_s * 100 / 3, 400 - gone_s * 100 / 3]
+    return [2 + gone_s + some / 40 for some in left]
