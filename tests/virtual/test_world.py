@@ -123,7 +123,7 @@ def test_a_slow_memory_binds_where_its_closed_form_says(
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupt_ends_it_at_once_in_one_line(tmp_path: Path, times: int) -> None:
-    command = words("run", "2p4d.yaml", tmp_path)
+    command = words("run", "2p4d.yaml", tmp_path, "workload.turns=40")  # for half a minute
     with subprocess.Popen(
         [sys.executable, "-m", "testbed.cli.main", *command], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
