@@ -23,6 +23,7 @@ from testbed.results.windows import (
     agents_config,
     arrivals_window,
     begun_within,
+    leaving_s,
     offered_turns_per_s,
     turns_not_begun,
 )
@@ -180,12 +181,13 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float, float]:
-    """From the cluster's fill until the queue first runs dry, in target seconds.
+    """From the cluster's fill until its load falls, in target seconds.
 
     It is full when as many turns have entered decode as the pipeline holds before it, and as many
     again as decode itself holds (Little's law): from then on as many contexts leave as enter, and
-    memories hold what they will hold. The queue is dry when no more turns wait for their decode
-    than the pipeline itself holds. A run too short for a steady state counts as a whole.
+    memories hold what they will hold. The load falls when agents begin to leave and the queue is
+    dry: no more turns wait for their decode than the pipeline itself holds. A run too short for a
+    steady state counts as a whole.
     """
     starts = np.sort([turn.decode_start_s for turn in turns if turn.decode_start_s])
     submits = np.sort([turn.submitted_s for turn in turns])
@@ -195,7 +197,8 @@ def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float,
     filled = min(queue_turns, last)
     waiting = np.searchsorted(submits, starts, side="right") - np.arange(1, len(starts) + 1)
     dry = np.flatnonzero((waiting <= queue_turns) & (starts > starts[filled]))
-    end = int(dry[0]) if len(dry) else last
+    staying = np.searchsorted(starts, leaving_s(turns), side="right") - 1
+    end = max(int(dry[0]), int(staying)) if len(dry) else last
     between_s = float(starts[end] - starts[filled])
     decodes = [turn.done_s - turn.decode_start_s for turn in turns if turn.done_s]
     decoding = (end - filled) / between_s * float(np.mean(decodes or [0.0])) if between_s else 0.0

@@ -9,6 +9,7 @@ from testbed.worlds.plan import LabPlan
 
 SHORTEST_WINDOW_S = 2.0
 FEWEST_ARRIVALS = 20  # a count of so many is off by a fifth
+FIRST_TO_LEAVE = 0.02  # of all agents; the load that so few take along is within the noise
 
 
 def agents_config(plan: LabPlan) -> AgentsConfig:
@@ -94,3 +95,13 @@ def offered_turns_per_s(
     brought = sum(count for start_s, count in planned if start_s <= end_s)
     entered = sum(0 < turn.decode_start_s <= begin_s for turn in turns)
     return (brought - entered) / (end_s - begin_s)
+
+
+def leaving_s(turns: Sequence[TurnRecord]) -> float:
+    """When the first agents have played all their turns; until then each keeps the loop closed."""
+    over: dict[int, float] = {}
+    for turn in turns:
+        agent = turn.request.agent
+        over[agent] = max(over.get(agent, 0.0), turn.done_s or turn.submitted_s)
+    gone = sorted(over.values())
+    return gone[int(len(gone) * FIRST_TO_LEAVE)] if gone else 0.0

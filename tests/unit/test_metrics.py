@@ -35,8 +35,14 @@ FILE = Path(__file__).parents[2] / "topologies" / "1p1d.yaml"
 
 
 def turn(
-    number: int, submitted_s: float = 0.0, first_s: float = 0.0, done_s: float = 0.0, agent: int = 0
+    number: int,
+    submitted_s: float = 0.0,
+    first_s: float = 0.0,
+    done_s: float = 0.0,
+    agent: int | None = None,
 ) -> TurnRecord:
+    """By default each turn is the only one of an agent of its own."""
+    agent = number if agent is None else agent
     request = Request(number, agent, 0, prompt_tokens=640, hit_tokens=512, generate_tokens=101)
     return TurnRecord(
         request, number, submitted_s, first_s, first_s, first_s + 0.04 if first_s else 0.0, done_s
@@ -59,6 +65,17 @@ def test_the_window_ends_where_the_queue_is_dry_for_the_first_time() -> None:
     turns = [turn(n, 0.0, float(n)) for n in range(1, 11)]
     later = [turn(10 + n, 9.5, 10.0 + n) for n in range(1, 11)]
     assert steady_window(turns + later, 2) == (3.0, 8.0)
+
+
+def test_a_closed_loop_without_a_queue_is_steady_until_its_agents_leave() -> None:
+    # Ten agents, each a turn of ten seconds after the other: nobody ever waits.
+    turns = [
+        turn(10 * lap + n, 10.0 * lap + n, 10.0 * lap + n + 0.1, 10.0 * lap + n + 10, n)
+        for n in range(10)
+        for lap in range(5)
+    ]
+    begin_s, end_s = steady_window(turns, 2)
+    assert begin_s == pytest.approx(13, abs=2) and end_s == pytest.approx(49.1)
 
 
 def test_a_turn_that_failed_counts_as_waiting_but_not_as_a_token() -> None:
@@ -183,8 +200,8 @@ BOUND = Bound(4.0, "SNICs", {"SNICs": 4.0})
 
 def test_measure_a_run_made_by_hand() -> None:
     result = measure(run_data(), lambda *_: BOUND, 1)
-    # Decodes start at 1 to 8 s and last three; the seventh leaves one in line.
-    assert result.window_s == (5.0, 7.0)
+    # Decodes start at 1 to 8 s and last three; the first agent leaves when its second one ends.
+    assert result.window_s == (5.0, 8.0)
     assert result.throughput_turns_per_s == pytest.approx(1.0)
     assert (result.completed_turns, result.failed_turns) == (8, 0)
     assert (result.tokens_checked, result.tokens_equal) == (80, 80)
