@@ -6,16 +6,15 @@ binds after the best upgrade is the other.
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from testbed.errors import RunFailed
-from testbed.session import VIRTUAL, play
+from testbed.results.schema import PolicyResult
 from testbed.spec import Experiment
-from testbed.workload import build_workload
+from testbed.variants import Played, Variant, play_variants
 
 HALF, TWICE = 0.5, 2.0
 NOTABLE = 0.02  # a gain below this is none
@@ -91,14 +90,8 @@ def changed(experiment: Experiment, resource: Resource, factor: float) -> Experi
     return experiment
 
 
-def outcome(experiment: Experiment, name: str, policy: str) -> Outcome:
-    """Play one variant; RunFailed says which resource's if it cannot come to its end."""
-    workload = build_workload(experiment.workload, experiment.seed)
-    with tempfile.TemporaryDirectory(prefix="dualpath-whatif-") as folder:
-        comparison = play(
-            experiment, name, workload, [policy], Path(folder), lambda *_: None, VIRTUAL
-        )
-    result = comparison.policies[policy]
+def outcome(result: PolicyResult) -> Outcome:
+    """What the answer tells of one run."""
     return Outcome(
         result.throughput_turns_per_s,
         result.ttft_s.mean,
@@ -114,18 +107,19 @@ def ask(
     progress: Callable[[int, int], None],
     processes: int,
 ) -> Answer:
-    """Play everything, as many variants at a time as there are processes."""
-    variants = list(_variants(experiment))
+    """Play everything, as many variants at a time as there are processes.
+
+    RunFailed says which resource's variant cannot come to its end.
+    """
+    variants = {key: Variant(other, name, policy) for key, other in _variants(experiment)}
     found: dict[tuple[str, float], Outcome] = {}
-    with ProcessPoolExecutor(processes) as pool:
-        asked = {pool.submit(outcome, variant, name, policy): key for key, variant in variants}
-        try:
-            for done in as_completed(asked):
-                found[asked[done]] = _taken(asked[done], done.result)
-                progress(len(found), len(variants))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def ended(key: tuple[str, float], played: Played | Exception) -> None:
+        found[key] = outcome(_taken(key, played).result)
+        progress(len(found), len(variants))
+
+    with tempfile.TemporaryDirectory(prefix="dualpath-whatif-") as scratch:
+        play_variants(variants, processes, Path(scratch), ended)
     return _answer(name, policy, found)
 
 
@@ -136,13 +130,14 @@ def _variants(experiment: Experiment) -> Iterator[tuple[tuple[str, float], Exper
             yield (resource.name, factor), changed(experiment, resource, factor)
 
 
-def _taken(key: tuple[str, float], result: Callable[[], Outcome]) -> Outcome:
-    try:
-        return result()
-    except RunFailed as error:
+def _taken(key: tuple[str, float], played: Played | Exception) -> Played:
+    if isinstance(played, RunFailed):
         name, factor = key
         what = f"with {factor:g} times the {name}" if name else "as it is"
-        raise RunFailed(f"the experiment {what}: {error}") from error
+        raise RunFailed(f"the experiment {what}: {played}") from played
+    if isinstance(played, Exception):
+        raise played
+    return played
 
 
 def _answer(name: str, policy: str, found: dict[tuple[str, float], Outcome]) -> Answer:
