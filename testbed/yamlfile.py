@@ -192,6 +192,11 @@ def _check(document: Document, value: Any, kind: inspect.Type, key: Key) -> None
             raise _wrong(document, value, "a section of `name: ...` lines", key)
         for name, item in value.items():
             _check(document, item, kind.value_type, (*key, name))
+    elif isinstance(kind, inspect.VarTupleType):
+        if not isinstance(value, list):
+            raise _wrong(document, value, "a list, such as [a, b]", key)
+        for number, item in enumerate(value):
+            _check(document, item, kind.item_type, (*key, number))
     elif not _fits(value, kind):
         raise _wrong(document, value, _allowed(kind), key)
 
@@ -219,10 +224,15 @@ def _check_struct(document: Document, value: Any, kind: inspect.StructType, key:
 
 
 def _member(document: Document, value: Any, kind: inspect.UnionType, key: Key) -> inspect.Type:
-    """The member of a union that a value means: by its tag, or None, or the only other one."""
+    """The member of a union that a value means: by its tag, or None, or the only other one.
+
+    A union of several plain values stays whole.
+    """
     structs = {m.tag: m for m in kind.types if isinstance(m, inspect.StructType) and m.tag}
     if not structs:
         others = [m for m in kind.types if not isinstance(m, inspect.NoneType)]
+        if len(others) > 1:
+            return kind  # of plain values, each by itself
         return inspect.NoneType() if value is None and len(others) < len(kind.types) else others[0]
     field = str(next(iter(structs.values())).tag_field)
     names = [str(tag) for tag in structs]
@@ -250,6 +260,8 @@ def _fits(value: Any, kind: inspect.Type) -> bool:
             return isinstance(value, bool)
         case inspect.NoneType():
             return value is None
+        case inspect.UnionType():
+            return any(_fits(value, member) for member in kind.types)
         case inspect.StrType():
             return isinstance(value, str) and len(value) >= (kind.min_length or 0)
         case inspect.IntType() | inspect.FloatType():
@@ -286,12 +298,16 @@ def _allowed(kind: inspect.Type) -> str:
             return " or ".join(_allowed(member) for member in kind.types)
         case inspect.NoneType():
             return "null"
+        case inspect.VarTupleType():
+            return "a list"
         case _:
             return "a section"
 
 
 def _wrong(document: Document, value: Any, allowed: str, key: Key) -> InputError:
-    shown = "a section" if isinstance(value, dict) else repr(value)
+    shown = repr(value)
+    if isinstance(value, dict | list):
+        shown = "a section" if isinstance(value, dict) else "a list"
     return InputError(f"{document.place(*key)}: {_dotted(key)} is {shown}; it must be {allowed}")
 
 
