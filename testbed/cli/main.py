@@ -20,6 +20,7 @@ VERBS = {
     "run": "Play an experiment under one policy.",
     "compare": "Play an experiment under several policies, and say who wins and why.",
     "whatif": "Halve and double each resource in virtual time: what would help?",
+    "sweep": "Play a grid of experiments into one table; goes on where it was stopped.",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130

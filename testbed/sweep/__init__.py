@@ -1,0 +1,1 @@
+"""Sweeps: a grid of experiments, played into one table that outlives whoever fills it."""
