@@ -1,21 +1,25 @@
 """Variants: many experiments, each under one policy, played on this machine's processes.
 
-Every variant is one call in a worker process: what kills one worker fails that variant alone, and
-whoever stops waiting ends the workers at once. Workers end themselves when nobody waits any more.
+A pool of our own, because the library's breaks as a whole when one worker is killed (for want of
+memory, say), and ends only when all runs under way do. Here that variant alone fails, whoever stops
+waiting ends the workers at once, and workers end themselves when nobody waits any more.
 """
 
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import anyio
-import anyio.to_process
 import msgspec
 
 from testbed.errors import RunFailed
@@ -24,7 +28,8 @@ from testbed.session import EMULATED, VIRTUAL, play
 from testbed.spec import Experiment
 from testbed.workload import build_workload
 
-WATCH_PERIOD_S = 0.5
+# New interpreters: a fork would copy the locks that threads of a progress bar may hold.
+SPAWN = multiprocessing.get_context("spawn")
 
 Key = TypeVar("Key")
 
@@ -57,14 +62,32 @@ def play_variants(
     Runs write below `scratch`, and leave nothing there. What a variant raises is told, not raised;
     what `ended` raises stops everything. The emulated world owns the machine: one at a time.
     """
-    here = {key: variant for key, variant in variants.items() if variant.world == EMULATED}
-    for key, variant in here.items():
-        ended(key, _attempt(variant, scratch))
-    there = {key: variant for key, variant in variants.items() if key not in here}
-    if there:
-        stopped = anyio.run(_play_beside, there, processes, scratch, ended)
-        if stopped is not None:
-            raise stopped
+    waiting: deque[tuple[Key, Variant]] = deque()
+    for key, variant in variants.items():
+        if variant.world == EMULATED:
+            ended(key, _attempt(variant, scratch))
+        else:
+            waiting.append((key, variant))
+    busy: dict[Connection, tuple[_Worker, Key]] = {}
+    idle: list[_Worker] = []
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < processes:
+                key, variant = waiting.popleft()
+                worker = idle.pop() if idle else _Worker(scratch)
+                busy[worker.pipe] = worker, key
+                with suppress(OSError):  # it died since; its answer will say so
+                    worker.pipe.send(variant)
+            ready = wait(list(busy))
+            for pipe in [pipe for pipe in busy if pipe in ready]:
+                worker, key = busy.pop(pipe)
+                found = worker.answer()
+                if worker.process.is_alive():
+                    idle.append(worker)
+                ended(key, found)
+    finally:
+        for worker in [*idle, *(worker for worker, _ in busy.values())]:
+            worker.end()
 
 
 def play_variant(variant: Variant, scratch: Path) -> Played:
@@ -94,52 +117,59 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-async def _play_beside(
-    variants: Mapping[Key, Variant], processes: int, scratch: Path, ended: Ended[Key]
-) -> Exception | None:
-    """Play in workers; the error with which `ended` stopped it, if it did."""
-    limiter = anyio.CapacityLimiter(processes)
-    stopped: list[Exception] = []
+class _Worker:
+    """A process that plays one variant after another."""
 
-    async def one(key: Key, variant: Variant) -> None:
-        found: Played | Exception
+    def __init__(self, scratch: Path) -> None:
+        self.pipe, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_work, args=(theirs, scratch), daemon=True)
+        # What is ignored here is ignored there too: a terminal's Ctrl-C is for this process.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            found = await anyio.to_process.run_sync(
-                _in_worker, variant, scratch, os.getpid(), cancellable=True, limiter=limiter
-            )
-        except anyio.BrokenWorkerProcess:
-            found = RunFailed("its process was killed; was there enough memory?")
-        except Exception as error:
-            found = _first(error)
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        theirs.close()
+
+    def answer(self) -> Played | Exception:
+        """What came of the variant; RunFailed if the process is no more."""
         try:
-            ended(key, found)
-        except Exception as error:
-            stopped.append(error)
-            group.cancel_scope.cancel()
+            found: Played | Exception = self.pipe.recv()
+        except (EOFError, OSError):
+            self.end()
+            return RunFailed("its process was killed; is there enough memory?")
+        return found
 
-    async with anyio.create_task_group() as group:
-        for key, variant in variants.items():
-            group.start_soon(one, key, variant)
-    return stopped[0] if stopped else None
+    def end(self) -> None:
+        """At once, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
 
 
-def _in_worker(variant: Variant, scratch: Path, parent: int) -> Played:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent ends us
-    watched = threading.Event()
-    watcher = threading.Thread(target=_leave_with, args=(parent, scratch, watched), daemon=True)
-    watcher.start()
+def _work(pipe: Connection, scratch: Path) -> None:
+    threading.Thread(target=_leave_with_parent, args=(scratch,), daemon=True).start()
+    while True:
+        try:
+            variant = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_sendable(_attempt(variant, scratch)))
+
+
+def _leave_with_parent(scratch: Path) -> None:
+    """Nobody waits for this process, or removes what it wrote, when its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(1)
+
+
+def _sendable(found: Played | Exception) -> Played | Exception:
+    """Itself, or an error in words if it cannot be made again from its pickle."""
     try:
-        return play_variant(variant, scratch)
-    finally:
-        watched.set()
-
-
-def _leave_with(parent: int, scratch: Path, watched: threading.Event) -> None:
-    """End this process, and what it wrote, soon after its parent was killed.
-
-    Where a process keeps the number of a dead parent (Windows), it plays its variant to the end.
-    """
-    while not watched.wait(WATCH_PERIOD_S):
-        if os.getppid() != parent:
-            shutil.rmtree(scratch, ignore_errors=True)
-            os._exit(1)
+        pickle.loads(pickle.dumps(found))
+    except Exception:
+        return RuntimeError(f"{type(found).__name__}: {found}")
+    return found

@@ -44,6 +44,10 @@ MOST_COMPLAINTS = 10
     help="Folder for results.",
 )  # fmt: skip
 @click.option("--name", help="The sweep's folder in it.  [default: GRID-sweep]")
+@click.option(
+    "--require", type=click.Choice(["functional", "timing"]), default="functional",
+    show_default=True, help="The verdict that the exit code asks for of all points.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON lines.")
 def command(
     grid: Path,
@@ -52,6 +56,7 @@ def command(
     processes: int,
     runs: Path,
     name: str | None,
+    require: str,
     as_json: bool,
 ) -> int:
     """Play every point of GRID: policies x P/D x loads x seeds x any key of an experiment.
@@ -77,7 +82,7 @@ def command(
                            highlight=False, soft_wrap=True)  # fmt: skip
             raise
     tell(swept, folder, as_json, talk)
-    return exit_code(swept)
+    return exit_code(swept, require)
 
 
 def _bar(bars: Progress, description: str) -> Callable[[int, int], None]:
@@ -110,7 +115,7 @@ def tell(swept: Swept, folder: Path, as_json: bool, talk: Console) -> None:
     if len(bad) > MOST_COMPLAINTS:
         said.append(f"failed: {len(bad) - MOST_COMPLAINTS} more")
     if doubtful := doubts(swept.lines):
-        said.append(f"inconclusive: the times of {len(doubtful)} points; see `causes`")
+        said.append(f"inconclusive (~): the times of {len(doubtful)} points; the table says why")
     for sentence in said:
         talk.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
@@ -124,8 +129,8 @@ def _picture(found: curves.Curves, path: Path) -> str:
     return f"picture: {path}" + (f", without the last {left} panels" if left > 0 else "")
 
 
-def exit_code(swept: Swept) -> int:
-    """1 if a point failed or was wrong, 3 if times cannot be told, or 0."""
+def exit_code(swept: Swept, require: str) -> int:
+    """1 if a point failed or was wrong, 3 if timing was asked for and cannot be told, or 0."""
     if failures(swept.lines):
         return EXIT_FAILED
-    return EXIT_INCONCLUSIVE if doubts(swept.lines) else 0
+    return EXIT_INCONCLUSIVE if require == "timing" and doubts(swept.lines) else 0

@@ -1,7 +1,7 @@
 """From a table to curves over the load: a panel a cluster and setting, a curve a policy."""
 
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, mode
 from typing import NamedTuple
 
 from rich.console import Console
@@ -9,16 +9,22 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.results.picture import bar
+from testbed.results.verdict import FAITHFUL
 from testbed.sweep.play import Measured
-from testbed.sweep.table import ERROR, KEY, Line
+from testbed.sweep.table import KEY, Line
 
-CELLS = 14
+CELLS = 10
 MOST_ROWS = 60  # on a terminal; more are read in the table
+SHOWN = ("turns_per_s", "ttft_mean_s", "ttft_p99_s")
 AXES = ("shape", "prefill_nodes", "decode_nodes", "policy", "seed")
 
 
 class Mark(NamedTuple):
-    """One load on a curve: means over seeds, and the least and most throughput among them."""
+    """One load on a curve: means over seeds, and the least and most throughput among them.
+
+    `slo_ok` if all seeds keep the SLO, `faithful` if all of them trust their times; `binds` is what
+    limits most of them.
+    """
 
     load: float
     turns_per_s: float
@@ -27,6 +33,7 @@ class Mark(NamedTuple):
     ttft_mean_s: float
     ttft_p99_s: float
     slo_ok: bool
+    faithful: bool
     binds: str
 
 
@@ -38,19 +45,19 @@ class Panel(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """All panels; the load is in `unit`."""
+    """All panels, and what their loads are."""
 
-    unit: str
+    load: str
     panels: list[Panel]
 
 
 def curves(lines: Sequence[Line]) -> Curves:
-    """Panels and curves in the order of the table; points that failed are left out."""
+    """Panels and curves in the order of the table; points without times are left out."""
     load = "aps" if any(line["aps"] is not None for line in lines) else "agents"
     varied = [key for key in _settings(lines, load) if len({str(x[key]) for x in lines}) > 1]
     grouped: dict[str, dict[str, dict[float, list[Line]]]] = {}
     for line in lines:
-        if line[ERROR] or line[load] is None:
+        if line[load] is None or any(line[field] is None for field in SHOWN):
             continue
         title = ", ".join([line["shape"], *(f"{_short(key)} {line[key]}" for key in varied)])
         curve = grouped.setdefault(title, {}).setdefault(line["policy"], {})
@@ -62,7 +69,7 @@ def curves(lines: Sequence[Line]) -> Curves:
         })
         for title, policies in grouped.items()
     ]  # fmt: skip
-    return Curves("agents at once" if load == "agents" else "agents arriving a second", panels)
+    return Curves("agents" if load == "agents" else "agents/s", panels)
 
 
 def _settings(lines: Sequence[Line], load: str) -> list[str]:
@@ -86,7 +93,8 @@ def _mark(load: float, lines: Sequence[Line]) -> Mark:
         fmean(line["ttft_mean_s"] for line in lines),
         fmean(line["ttft_p99_s"] for line in lines),
         all(line["slo_ok"] for line in lines),
-        "/".join(dict.fromkeys(line["binds"] for line in lines)),
+        all(line["timing"] == FAITHFUL for line in lines),
+        mode(line["binds"] for line in lines),
     )
 
 
@@ -100,20 +108,19 @@ def show(found: Curves, console: Console) -> None:
         return
     most = max([1e-9, *(mark.turns_per_s for mark in marks)])
     for panel in found.panels:
-        console.print(_panel(panel, found.unit, most))
+        console.print(_panel(panel, found.load, most))
         console.print()
 
 
-def _panel(panel: Panel, unit: str, most: float) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), title=panel.title, title_justify="left",
-                  title_style="bold")  # fmt: skip
-    for head, justify in (
-        (unit.split()[0], "right"), ("policy", "left"), ("turns/s", "left"),
-        ("TTFT mean / p99, s", "right"), ("SLO", "left"), ("limit", "left"),
-    ):  # fmt: skip
-        table.add_column(head, justify="right" if justify == "right" else "left", no_wrap=True)
-    loads = sorted({mark.load for curve in panel.curves.values() for mark in curve})
-    for load in loads:
+def _panel(panel: Panel, load_head: str, most: float) -> Table:
+    table = Table(
+        box=None, padding=(0, 1, 0, 0), title=panel.title, title_justify="left",
+        title_style="bold",
+    )  # fmt: skip
+    for head in (load_head, "policy", "turns/s", "TTFT/s", "p99/s", "SLO", "limit"):
+        right = head in ("TTFT/s", "p99/s", load_head)
+        table.add_column(head, justify="right" if right else "left", no_wrap=True)
+    for load in sorted({mark.load for curve in panel.curves.values() for mark in curve}):
         shown = f"{load:g}"
         for policy, curve in panel.curves.items():
             for mark in curve:
@@ -123,9 +130,9 @@ def _panel(panel: Panel, unit: str, most: float) -> Table:
     return table
 
 
-def _cells(mark: Mark, most: float) -> tuple[Text, str, str, str]:
+def _cells(mark: Mark, most: float) -> tuple[Text, str, str, str, str]:
     drawn = bar(mark.turns_per_s / most, "cyan", CELLS)
     drawn.right_crop(5)  # turns/s take the place of the share
-    drawn.append(f" {mark.turns_per_s:5.1f}")
-    ttft = f"{mark.ttft_mean_s:.2f} / {mark.ttft_p99_s:.2f}"
-    return drawn, ttft, "kept" if mark.slo_ok else "missed", mark.binds
+    drawn.append(f" {mark.turns_per_s:.1f}{'' if mark.faithful else ' ~'}")
+    slo = "kept" if mark.slo_ok else "missed"
+    return drawn, f"{mark.ttft_mean_s:.2f}", f"{mark.ttft_p99_s:.2f}", slo, mark.binds

@@ -271,7 +271,7 @@ def columns(point: Point) -> dict[str, Any]:
         "decode_nodes": cluster.decode_nodes,
         "policy": point.policy,
         "agents": experiment.workload.agents,
-        "aps": getattr(experiment.workload, "aps", None),
+        "aps": experiment.workload.aps,
         "seed": experiment.seed,
         **point.values,
     }

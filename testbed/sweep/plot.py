@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's, distinct for all kinds of colour vision, but for a yellow too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
+Styles = dict[str, tuple[str, str]]  # a policy's colour and marker
 ACROSS = 4  # panels in a row
 MOST_PANELS = 24
 PANEL_INCHES = (3.4, 2.5)
+LEGEND_COLUMNS = 2  # above a panel
 DOTS_PER_INCH = 150
 
 
@@ -48,13 +50,13 @@ def draw(found: Curves) -> "Figure":
             continue
         _throughput(pair[0], panels[number], styles)
         _ttft(pair[1], panels[number], styles)
-        pair[1].set_xlabel(f"load, {found.unit}")
+        pair[1].set_xlabel(f"load, {found.load}")
         if column == 0:
             pair[0].set_ylabel("throughput, turns/s")
             pair[1].set_ylabel("TTFT, s")
     _same_scales([axes[2 * band][c] for band in range(bands) for c in range(across)])
     _same_scales([axes[2 * band + 1][c] for band in range(bands) for c in range(across)])
-    _legend(figure, styles)
+    _legend(figure, styles, across)
     return figure
 
 
@@ -63,29 +65,41 @@ def save(found: Curves, path: Path) -> None:
     draw(found).savefig(path, dpi=DOTS_PER_INCH)
 
 
-def _throughput(axis: "Axes", panel: Panel, styles: dict[str, tuple[str, str]]) -> None:
+def _throughput(axis: "Axes", panel: Panel, styles: Styles) -> None:
     axis.set_title(panel.title, fontsize=10)
     for policy, marks in panel.curves.items():
-        colour, marker = styles[policy]
-        loads = _of(marks, "load")
-        axis.plot(loads, _of(marks, "turns_per_s"), color=colour, marker=marker, label=policy)
+        _curve(axis, marks, "turns_per_s", styles[policy], policy)
         low, high = _of(marks, "lowest_turns_per_s"), _of(marks, "highest_turns_per_s")
-        axis.fill_between(loads, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.fill_between(
+            _of(marks, "load"), low, high, color=styles[policy][0], alpha=0.2, linewidth=0
+        )
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
 
 
-def _ttft(axis: "Axes", panel: Panel, styles: dict[str, tuple[str, str]]) -> None:
+def _ttft(axis: "Axes", panel: Panel, styles: Styles) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for policy, marks in panel.curves.items():
-        colour, marker = styles[policy]
-        loads = _of(marks, "load")
-        axis.plot(loads, _of(marks, "ttft_mean_s"), color=colour, marker=marker, label=policy)
-        axis.plot(loads, _of(marks, "ttft_p99_s"), color=colour, marker=marker, linestyle="--",
-                  markerfacecolor="white", label=f"{policy} p99")  # fmt: skip
+        _curve(axis, marks, "ttft_mean_s", styles[policy], f"{policy} mean")
+        _curve(axis, marks, "ttft_p99_s", styles[policy], f"{policy} p99", "--")
     axis.axhline(SLO_TTFT_S, color="grey", linestyle=":", label="SLO")
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
+
+
+def _curve(
+    axis: "Axes", marks: list[Mark], field: str, style: tuple[str, str], label: str, line: str = "-"
+) -> None:
+    """A line, and a mark at each load: hollow where a run doubts its own times."""
+    colour, marker = style
+    loads, values = _of(marks, "load"), _of(marks, field)
+    axis.plot(loads, values, color=colour, linestyle=line, label=label)
+    faces = [colour if mark.faithful else "white" for mark in marks]
+    axis.scatter(loads, values, marker=marker, facecolors=faces, edgecolors=colour, zorder=3)
 
 
 def _of(marks: list[Mark], field: str) -> list[float]:
@@ -99,7 +113,7 @@ def _same_scales(axes: "list[Axes]") -> None:
         axis.set_ylim(min(low for low, _ in ranges), max(high for _, high in ranges))
 
 
-def _legend(figure: "Figure", styles: dict[str, tuple[str, str]]) -> None:
+def _legend(figure: "Figure", styles: Styles, across: int) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -107,8 +121,14 @@ def _legend(figure: "Figure", styles: dict[str, tuple[str, str]]) -> None:
         for name, (colour, marker) in styles.items()
     ]
     handles += [
+        Line2D(
+            [], [], color="black", marker="o", markerfacecolor="white", linestyle="",
+            label="timing inconclusive",
+        ),
         Line2D([], [], color="black", label="mean"),
         Line2D([], [], color="black", linestyle="--", label="p99"),
         Line2D([], [], color="grey", linestyle=":", label=f"SLO, mean TTFT {SLO_TTFT_S:g} s"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=LEGEND_COLUMNS * across, frameon=False,
+    )  # fmt: skip

@@ -81,10 +81,11 @@ class Table:
 
     def add(self, line: Line) -> None:
         """Append a line in one write that has reached the disk."""
-        self._lines[line[KEY]] = line
+        raw = msgspec.json.encode(line)
+        self._lines[line[KEY]] = msgspec.json.decode(raw)  # an infinite number is null in JSON
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, msgspec.json.encode(line) + b"\n")
+            os.write(descriptor, raw + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
