@@ -30,6 +30,7 @@ from testbed.workload import build_workload
 
 # New interpreters: a fork would copy the locks that threads of a progress bar may hold.
 SPAWN = multiprocessing.get_context("spawn")
+REMOVALS = 100
 
 Key = TypeVar("Key")
 
@@ -162,7 +163,10 @@ def _leave_with_parent(scratch: Path) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    shutil.rmtree(scratch, ignore_errors=True)
+    for _ in range(REMOVALS):  # the run, or another worker's, may write while this removes
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not scratch.exists():
+            break
     os._exit(1)
 
 

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from testbed.cli.options import EXIT_FAILED, EXIT_INCONCLUSIVE
-from testbed.errors import EnvironmentUnfit
+from testbed.errors import EnvironmentUnfit, InputError
 from testbed.session import VIRTUAL, WORLDS
 from testbed.sweep import curves, plot
 from testbed.sweep.grid import read_points
@@ -66,6 +66,8 @@ def command(
     code. Points that a changed GRID no longer has move to earlier.jsonl, and back if they return.
     A point that fails has a line with its error, and is played again the next time.
     """
+    if name and (Path(name).name != name or name == ".."):
+        raise InputError(f"--name {name}: is no name of a folder; --runs says where it is")
     folder = runs / (name or f"{grid.stem}-sweep")
     talk = Console(stderr=True)
     columns = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import fmean, mode
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -59,7 +59,7 @@ def curves(lines: Sequence[Line]) -> Curves:
     for line in lines:
         if line[load] is None or any(line[field] is None for field in SHOWN):
             continue
-        title = ", ".join([line["shape"], *(f"{_short(key)} {line[key]}" for key in varied)])
+        title = ", ".join([line["shape"], *(_said(key, line[key], varied) for key in varied)])
         curve = grouped.setdefault(title, {}).setdefault(line["policy"], {})
         curve.setdefault(line[load], []).append(line)
     panels = [
@@ -79,8 +79,12 @@ def _settings(lines: Sequence[Line], load: str) -> list[str]:
     return [*(["agents"] if load == "aps" else []), *more]
 
 
-def _short(key: str) -> str:
-    return key.rpartition(".")[2]
+def _said(key: str, value: Any, varied: Sequence[str]) -> str:
+    """A setting and its value; of the key only its last word, if no other one has the same."""
+    words = [other.rpartition(".")[2] for other in varied]
+    word = key.rpartition(".")[2]
+    name = word if words.count(word) == 1 else key
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _mark(load: float, lines: Sequence[Line]) -> Mark:

@@ -29,6 +29,9 @@ SHAPE = re.compile(r"([0-9]{1,4})P([0-9]{1,4})D", re.IGNORECASE)
 NODES = ("cluster.prefill_nodes", "cluster.decode_nodes")
 AGENTS, APS, SEED, TIME_SCALE = "workload.agents", "workload.aps", "seed", "scale.time_scale"
 
+AXES = {"shapes": NODES, "loads": (AGENTS,), "aps": (APS,), "seeds": (SEED,)}
+
+Key = tuple[str, ...]  # of the grid file
 Scalar = bool | int | float | str | None
 
 
@@ -104,18 +107,19 @@ def read_points(
 
 
 def _axes(document: Document, grid: Grid) -> Iterator[Axis]:
-    lists: dict[tuple[str, ...], tuple[Scalar, ...]] = {
+    own = {key: name for name, keys in AXES.items() for key in keys}
+    for key in grid.set:
+        if key in own:
+            raise InputError(
+                f"{document.place('set', key)}: {key} has an axis of its own; write it as "
+                f"{own[key]}"
+            )
+    lists: dict[Key, tuple[Scalar, ...]] = {
         ("shapes",): tuple(text.upper() for text in grid.shapes),
         **{("set", key): values for key, values in grid.set.items()},
         ("loads",): grid.loads,
         ("aps",): grid.aps,
         ("seeds",): grid.seeds,
-    }
-    keys: dict[tuple[str, ...], tuple[str, ...]] = {
-        ("shapes",): NODES,
-        ("loads",): (AGENTS,),
-        ("aps",): (APS,),
-        ("seeds",): (SEED,),
     }
     for where, values in lists.items():
         if where not in document.places:
@@ -126,7 +130,7 @@ def _axes(document: Document, grid: Grid) -> Iterator[Axis]:
             _nodes(str(value), place) if where == ("shapes",) else (value,)
             for value, place in zip(values, places, strict=True)
         )
-        yield Axis(".".join(where), keys.get(where, where[1:]), parts, places)
+        yield Axis(".".join(where), AXES.get(where[0], where[1:]), parts, places)
 
 
 def _require_different(
@@ -164,22 +168,17 @@ def _policies(document: Document, grid: Grid) -> tuple[str, ...]:
 
 
 def _require_no_key_twice(axes: Sequence[Axis], fixed: Sequence[str]) -> None:
-    owners: dict[str, str] = {}
-    for axis in axes:
-        for key in axis.keys:
-            if key in owners:
-                raise InputError(
-                    f"{axis.places[0]}: {axis.name} sets {key}, as {owners[key]} does; "
-                    "leave one of them out"
-                )
-            owners[key] = axis.name
+    owners = {key: axis for axis in axes for key in axis.keys}
     for assignment in fixed:
         key = assignment.partition("=")[0].strip()
+        if key == TIME_SCALE and key in owners:
+            raise InputError(
+                f"{owners[key].places[0]}: {key} says nothing in the virtual world; leave it out"
+            )
         if key in owners:
             raise InputError(
-                f"--set {assignment}: {key} is set by the grid's {owners[key]}; change it there"
-                if key != TIME_SCALE
-                else f"{owners[key]}: says nothing in the virtual world; leave it out"
+                f"--set {assignment}: {key} is set by the grid's {owners[key].name}; change it "
+                "there"
             )
 
 

@@ -1,5 +1,6 @@
 """The picture of a sweep: throughput and TTFT over the load, a panel a cluster and setting."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ Styles = dict[str, tuple[str, str]]  # a policy's colour and marker
 ACROSS = 4  # panels in a row
 MOST_PANELS = 24
 PANEL_INCHES = (3.4, 2.5)
+TITLE_COLUMNS = 40
 LEGEND_COLUMNS = 2  # above a panel
 DOTS_PER_INCH = 150
 
@@ -66,7 +68,7 @@ def save(found: Curves, path: Path) -> None:
 
 
 def _throughput(axis: "Axes", panel: Panel, styles: Styles) -> None:
-    axis.set_title(panel.title, fontsize=10)
+    axis.set_title(textwrap.fill(panel.title, TITLE_COLUMNS), fontsize=10)
     for policy, marks in panel.curves.items():
         _curve(axis, marks, "turns_per_s", styles[policy], policy)
         low, high = _of(marks, "lowest_turns_per_s"), _of(marks, "highest_turns_per_s")

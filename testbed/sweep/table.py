@@ -83,12 +83,10 @@ class Table:
         """Append a line in one write that has reached the disk."""
         raw = msgspec.json.encode(line)
         self._lines[line[KEY]] = msgspec.json.decode(raw)  # an infinite number is null in JSON
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, raw + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with self.path.open("ab") as file:
+            file.write(raw + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _read(self, path: Path) -> dict[str, Line]:
         found: dict[str, Line] = {}

@@ -118,6 +118,34 @@ def test_wrong_values_inside_named_sections_keep_their_line(tmp_path: Path) -> N
     assert complaint(tmp_path, text).startswith("x.yaml:6: many.b.rate is 101;")
 
 
+class Lists(msgspec.Struct):
+    counts: tuple[Annotated[int, Meta(ge=1)], ...] = ()
+    any: dict[str, tuple[bool | int | float | str | None, ...]] = {}
+
+
+def test_lists_and_plain_values_of_several_kinds(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("counts: [3, 1]\nany: {a: [true, 2, 0.5, x, null], b: []}\n")
+    found = convert(read_yaml(path), Lists)
+    assert found == Lists((3, 1), {"a": (True, 2, 0.5, "x", None), "b": ()})
+    assert [type(value) for value in found.any["a"][:3]] == [bool, int, float]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("counts: 3", "x.yaml:1: counts is 3; it must be a list"),
+    ("counts:\n- 3\n- 0", "x.yaml:3: counts.1 is 0; it must be a whole number at least 1"),
+    ("any: {a: [[1]]}", "x.yaml:1: any.a.0 is a list; it must be true or false or a whole number"),
+    ("any: {a: [{b: 1}]}", "x.yaml:1: any.a.0 is a section; it must be "),
+    ("any: [1]", "x.yaml:1: any is a list; it must be a section"),
+])  # fmt: skip
+def test_wrong_lists_name_their_item(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as raised:
+        convert(read_yaml(path), Lists)
+    assert str(raised.value).startswith(f"{tmp_path}/{said}")
+
+
 def test_unknown_and_missing_kind(tmp_path: Path) -> None:
     assert complaint(tmp_path, "inner: {rate: 1}\npet:\n  kind: cot\n") == (
         "x.yaml:3: pet.kind cannot be 'cot'; nearest known: 'cat'"

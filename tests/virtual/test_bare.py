@@ -54,7 +54,7 @@ def call(packages: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_extras_are_not_there(packages: Path) -> None:
-    for name in PACKAGES:
+    for name in (*PACKAGES, "matplotlib"):
         assert not list(packages.glob(f"{name}*")), name
 
 
@@ -76,6 +76,16 @@ def test_the_emulated_world_says_what_it_lacks(
     ended = call(packages, *words, *more)
     assert ended.returncode == 4, ended.stderr
     assert "torch" in ended.stderr and "--world virtual" in ended.stderr
+
+
+def test_a_sweep_runs_without_a_picture_and_says_why(packages: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("experiment: 1p2d.yaml\nloads: [6]\npolicies: [basic]\n")
+    ended = call(packages, "sweep", str(grid), "--json", "--runs", str(tmp_path / "runs"))
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["completed_turns"] == 12
+    assert "dualpath-testbed[plot]" in ended.stderr
+    assert not list(tmp_path.glob("**/*.png"))
 
 
 def test_validate_and_help_work(packages: Path) -> None:
