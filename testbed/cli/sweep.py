@@ -73,16 +73,16 @@ def command(
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=talk, disable=not talk.is_terminal) as bars:
-        points = read_points(grid, settings, world, _bar(bars, "valid"))
-        try:
-            swept = sweep(points, grid.stem, folder, world, processes, _bar(bars, "points played"))
-        except KeyboardInterrupt:
-            bars.stop()
-            if folder.exists():
-                talk.print(f"what is finished is in {folder}; run the same command to go on",
-                           highlight=False, soft_wrap=True)  # fmt: skip
-            raise
+    try:
+        with Progress(*columns, console=talk, disable=not talk.is_terminal) as bars:
+            points = read_points(grid, settings, world, _bar(bars, "valid"))
+            progress = _bar(bars, "points played")
+            swept = sweep(points, grid.stem, folder, world, processes, progress)
+    except KeyboardInterrupt:
+        if folder.exists():
+            words = f"what is finished is in {folder}; run the same command to go on"
+            talk.print(words, highlight=False, soft_wrap=True, markup=False)
+        raise
     tell(swept, folder, as_json, talk)
     return exit_code(swept, require)
 
