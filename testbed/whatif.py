@@ -17,7 +17,7 @@ from testbed.spec import Experiment
 from testbed.variants import Played, Variant, play_variants
 
 HALF, TWICE = 0.5, 2.0
-NOTABLE = 0.02  # a gain below this is none
+NOTABLE = 0.05  # a gain below this may be chance: in which order turns of one instant come
 
 
 class Resource(NamedTuple):

@@ -10,12 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from testbed.cli.options import load
+from testbed.errors import InputError
 from testbed.results.picture import bar
 from testbed.session import VIRTUAL, require_policies
+from testbed.spec import Experiment
 from testbed.whatif import Answer, ask, words
+from testbed.workload import build_workload
 
 CELLS = 14
 LAYERS = "scale.layers=1"  # throughput is that of any number of layers within 0.1 %
+FEWEST_TURNS = 4  # with fewer, a cluster that a doubled resource makes fast is never steady
 
 
 @click.command("whatif")
@@ -38,9 +42,14 @@ def command(
     processes: int,
     as_json: bool,
 ) -> None:
-    """Halve and double each resource of EXPERIMENT, in virtual time, and rank what helps."""
+    """Halve and double each resource of EXPERIMENT, in virtual time, and rank what helps.
+
+    Agents play four turns each if the file gives them fewer, unless you --set workload.turns.
+    """
     require_policies([policy])
     spec, _ = load(experiment, seed, None, workload, (LAYERS, *settings), VIRTUAL)
+    if not any(setting.startswith("workload.turns=") for setting in settings):
+        spec = _long_enough(spec)
     talk = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=talk, disable=not talk.is_terminal) as bars:
@@ -56,6 +65,19 @@ def command(
         click.echo(msgspec.json.encode(answer).decode())
     else:
         show(answer, Console())
+
+
+def _long_enough(spec: Experiment) -> Experiment:
+    """The experiment with turns enough for each agent, if its workload can be so long."""
+    turns = spec.workload.turns
+    if turns is None or turns >= FEWEST_TURNS:
+        return spec
+    longer = msgspec.structs.replace(spec.workload, turns=FEWEST_TURNS)
+    try:
+        build_workload(longer, spec.seed)
+    except InputError:
+        return spec
+    return msgspec.structs.replace(spec, workload=longer)
 
 
 def show(answer: Answer, console: Console) -> None:
