@@ -1,9 +1,10 @@
 """Which DE decodes a request: first a group, then an engine of it (DualPath section 6.3)."""
 
-import heapq
+from bisect import insort
 from collections.abc import Iterable, Iterator
 
-from scheduler.cluster import Cluster, EngineBook, Group
+from scheduler.books import EngineBook, Group
+from scheduler.cluster import Cluster
 from scheduler.policy import Placement
 from scheduler.types import Request, Side
 
@@ -16,6 +17,7 @@ class DecodeQueue:
     def __init__(self) -> None:
         self._waiting: dict[int, Request] = {}
         self._private: dict[str, dict[int, Request]] = {}
+        self._group_of: dict[int, Group] = {}  # of each request in a private queue
 
     def push(self, request: Request) -> None:
         """Queue an arrived request."""
@@ -24,42 +26,48 @@ class DecodeQueue:
     def drop(self, request_id: int) -> None:
         """Forget a request that ended while it waited."""
         self._waiting.pop(request_id, None)
-        for queue in self._private.values():
-            queue.pop(request_id, None)
+        if request_id in self._group_of:
+            self._leave(request_id)
 
     def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
         """Drain the global queue over all groups, then place the fetching group's own requests."""
         self._drain(cluster)
-        queue = self._private.setdefault(group, {})
-        engines = cluster.groups[group].engines
-        fitting = _unfragmented(cluster, engines, queue.values())
-        high_tokens = _high_tokens(engines, fitting)
+        queue = self._private.get(group)
+        if not queue:
+            return
+        fetching = cluster.groups[group]
+        fitting = _unfragmented(cluster, fetching.engines, queue.values())
+        if not fitting:
+            return
+        high_tokens = _high_tokens(fetching, fitting)
+        ranked = sorted(fetching.engines, key=_fewest_requests)
         for request in fitting:
-            engine = _choose(cluster, engines, request, high_tokens)
+            engine = _choose(cluster, ranked, request, high_tokens)
             if engine is None:
                 return
-            del queue[request.id]
+            # Out of the order while its place in it changes.
+            ranked.remove(engine)
+            self._leave(request.id)
             yield Placement(request.id, engine.name)
+            insort(ranked, engine, key=_fewest_requests)
 
     def _drain(self, cluster: Cluster) -> None:
         """Each request to the group with the fewest tokens, those in private queues included.
 
         Without them a burst between two fetches would all go to one group.
         """
-        if not self._waiting:
-            return
-        groups = [group for group in cluster.groups.values() if group.side is Side.DE]
-        heap = [(self._tokens(group), rank, group.name) for rank, group in enumerate(groups)]
-        heapq.heapify(heap)
+        groups = cluster.groups_by_load[Side.DE]
         for request in self._waiting.values():
-            tokens, rank, name = heap[0]
-            heapq.heapreplace(heap, (tokens + request.context_tokens, rank, name))
-            self._private.setdefault(name, {})[request.id] = request
+            group = groups.lightest()
+            group.queue(request.context_tokens)
+            self._private.setdefault(group.name, {})[request.id] = request
+            self._group_of[request.id] = group
         self._waiting.clear()
 
-    def _tokens(self, group: Group) -> int:
-        queue = self._private.get(group.name, {})
-        return group.tokens + sum(request.context_tokens for request in queue.values())
+    def _leave(self, request_id: int) -> None:
+        group = self._group_of.pop(request_id)
+        request = self._private[group.name].pop(request_id)
+        group.queue(-request.context_tokens)
 
 
 def _unfragmented(
@@ -76,21 +84,30 @@ def _unfragmented(
     return fitting
 
 
-def _high_tokens(engines: list[EngineBook], fitting: list[Request]) -> float:
+def _high_tokens(group: Group, fitting: list[Request]) -> float:
     """Z: 5 % above the mean load of a DE once all of R is placed, in tokens."""
     placed = sum(request.context_tokens for request in fitting)
-    return HIGH_FACTOR * (placed + sum(engine.tokens for engine in engines)) / len(engines)
+    return HIGH_FACTOR * (placed + group.tokens) / len(group.engines)
 
 
 def _choose(
-    cluster: Cluster, engines: list[EngineBook], request: Request, high_tokens: float
+    cluster: Cluster, ranked: list[EngineBook], request: Request, high_tokens: float
 ) -> EngineBook | None:
-    """Of the DEs with room: the one with fewest requests that stays normal, else least tokens."""
+    """Of the DEs with room: the one with fewest requests that stays normal, else least tokens.
+
+    `ranked` is in order of `_fewest_requests`, so the first normal one is it.
+    """
     needed_tokens = cluster.hbm_tokens(request)
-    roomy = [engine for engine in engines if engine.free_hbm_tokens >= needed_tokens]
-    normal = [engine for engine in roomy if engine.tokens + request.context_tokens <= high_tokens]
-    if normal:
-        return min(normal, key=lambda engine: (engine.requests, engine.tokens, engine.order))
+    context_tokens = request.context_tokens
+    for engine in ranked:
+        normal = engine.tokens + context_tokens <= high_tokens
+        if normal and engine.free_hbm_tokens >= needed_tokens:
+            return engine
+    roomy = [engine for engine in ranked if engine.free_hbm_tokens >= needed_tokens]
     return min(
         roomy, key=lambda engine: (engine.tokens, engine.requests, engine.order), default=None
     )
+
+
+def _fewest_requests(engine: EngineBook) -> tuple[int, int, int]:
+    return engine.requests, engine.tokens, engine.order

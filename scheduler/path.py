@@ -11,8 +11,9 @@ def shorter_queue(cluster: Cluster, pe: str, de: str) -> Side:
     The paper leaves ties open; always taking one side would leave the other idle at low load.
     """
     pe_node, de_node = cluster.node_of(pe), cluster.node_of(de)
-    if pe_node.read_queue_tokens != de_node.read_queue_tokens:
-        return Side.PE if pe_node.read_queue_tokens < de_node.read_queue_tokens else Side.DE
+    pe_tokens, de_tokens = pe_node.read_queue_tokens, de_node.read_queue_tokens
+    if pe_tokens != de_tokens:
+        return Side.PE if pe_tokens < de_tokens else Side.DE
     return Side.PE if pe_node.last_read <= de_node.last_read else Side.DE
 
 

@@ -1,9 +1,11 @@
 """Which PE prefills a request: Algorithm 1 of DualPath (section 6.2)."""
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from scheduler.cluster import Cluster, EngineBook
+from scheduler.books import EngineBook
+from scheduler.cluster import Cluster
 from scheduler.policy import Placement
 from scheduler.types import Request
 
@@ -25,32 +27,52 @@ class PrefillQueue:
     def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
         """Place requests in order of arrival on the fetching group's PEs until all are overloaded.
 
-        The sets are formed anew for each request: what was just placed has moved tok_e, and
-        read_q too where its DE was fixed already.
+        What was just placed has moved tok_e, and read_q too where its DE was fixed already: the
+        sets are those of the moment for each request.
         """
-        engines = cluster.groups[group].engines
-        while self._waiting:
-            candidates = _short_queue(cluster, engines) or _long_queue(cluster, engines)
-            if not candidates:
-                return
+        if not self._waiting:
+            return
+        sets = _Sets(cluster, cluster.groups[group].engines)
+        while self._waiting and (engine := sets.pop()):
             request_id, _ = self._waiting.popitem(last=False)
-            yield Placement(request_id, min(candidates, key=_least_loaded).name)
+            yield Placement(request_id, engine.name)
+            sets.put(engine)
 
 
-def _short_queue(cluster: Cluster, engines: list[EngineBook]) -> list[EngineBook]:
-    """C2, preferred: without new reads their storage NIC may soon run dry."""
-    return [
-        engine
-        for engine in engines
-        if engine.tokens <= cluster.spec.beta_tokens
-        and engine.node.read_queue_tokens <= cluster.spec.alpha_tokens
-    ]
+class _Sets:
+    """C2 and C3 of Algorithm 1; whoever is in neither is in C1, the overloaded.
+
+    During a fetch tok_e moves only where a request was placed, and read_q only grows: so both
+    are heaps, and an engine whose queue has become long moves from C2 to C3 when it comes up.
+    """
+
+    def __init__(self, cluster: Cluster, engines: list[EngineBook]) -> None:
+        self._alpha_tokens = cluster.spec.alpha_tokens
+        self._beta_tokens = cluster.spec.beta_tokens
+        normal = [_entry(e) for e in engines if e.tokens <= self._beta_tokens]
+        self._short = [entry for entry in normal if not self._reads_long(entry[-1])]
+        self._long = [entry for entry in normal if self._reads_long(entry[-1])]
+        heapq.heapify(self._short)
+        heapq.heapify(self._long)
+
+    def pop(self) -> EngineBook | None:
+        """The least loaded of C2, whose storage NIC may soon run dry; else that of C3."""
+        while self._short:
+            entry = heapq.heappop(self._short)
+            if not self._reads_long(entry[-1]):
+                return entry[-1]
+            heapq.heappush(self._long, entry)
+        return heapq.heappop(self._long)[-1] if self._long else None
+
+    def put(self, engine: EngineBook) -> None:
+        """Form the sets anew with an engine that was placed on."""
+        if engine.tokens <= self._beta_tokens:
+            heapq.heappush(self._long if self._reads_long(engine) else self._short, _entry(engine))
+
+    def _reads_long(self, engine: EngineBook) -> bool:
+        return engine.node.read_queue_tokens > self._alpha_tokens
 
 
-def _long_queue(cluster: Cluster, engines: list[EngineBook]) -> list[EngineBook]:
-    """C3, once C2 is empty: any queue will do; what is left out is C1, the overloaded."""
-    return [engine for engine in engines if engine.tokens <= cluster.spec.beta_tokens]
-
-
-def _least_loaded(engine: EngineBook) -> tuple[int, int, int]:
-    return engine.tokens, engine.requests, engine.order
+def _entry(engine: EngineBook) -> tuple[int, int, int, EngineBook]:
+    """The least loaded comes first: by tok_e, then seq_e, then in natural order."""
+    return engine.tokens, engine.requests, engine.order, engine

@@ -1,0 +1,222 @@
+"""The books: what the scheduler knows of each engine, node and group.
+
+A book is the last report plus what was promised since. A promise is a request chosen for an
+engine, or read on a node, that the last report has not `seen` yet. It stays in the book until a
+report includes it or its request ends, so stale reports make the scheduler forget nothing.
+
+A large cluster reports thousands of times a second, and most reports say what the last one said.
+So totals are kept as they change, and never summed again.
+"""
+
+import heapq
+from collections import deque
+from typing import NamedTuple
+
+from scheduler.types import EngineReport, EngineSpec, NodeReport, Side
+
+MOST_ENTRIES = 4  # that a heap holds for each group before those out of date are thrown away
+
+
+class Load(NamedTuple):
+    """What one request adds to a book: tokens in all, and tokens of HBM in whole blocks."""
+
+    tokens: int
+    hbm_tokens: int
+
+
+class Promise(NamedTuple):
+    """A decided request: a report that has seen `seq` includes it."""
+
+    seq: int
+    request_id: int
+    load: Load
+
+
+class Promises:
+    """Requests that a book's last report may not include, with running totals of those it lacks."""
+
+    def __init__(self) -> None:
+        self.requests = self.tokens = self.hbm_tokens = 0
+        self._seen = 0
+        self._chosen: dict[int, Load] = {}
+        self._decided: dict[int, Promise] = {}  # in order of seq
+        # The newest of them, those of ended requests included.
+        self._unseen: deque[Promise] = deque()
+
+    def choose(self, request_id: int, load: Load) -> None:
+        """Promise a request; no report can have seen it before its decision."""
+        self._chosen[request_id] = load
+        self._count(load, 1)
+
+    def decide(self, request_id: int, seq: int) -> None:
+        """The promised request was decided: a report that has seen `seq` includes it."""
+        promise = Promise(seq, request_id, self._chosen.pop(request_id))
+        self._decided[request_id] = promise
+        self._unseen.append(promise)
+
+    def settle(self, seen: int) -> None:
+        """The last report includes every decision up to `seen`; what came later, it lacks."""
+        if seen < self._seen:  # it starts over, and lacks again what is still live
+            again = [p for p in self._decided.values() if seen < p.seq <= self._seen]
+            self._unseen.extendleft(reversed(again))
+            for promise in again:
+                self._count(promise.load, 1)
+        while self._unseen and self._unseen[0].seq <= seen:
+            promise = self._unseen.popleft()
+            if self._decided.get(promise.request_id) is promise:
+                self._count(promise.load, -1)
+        self._seen = seen
+
+    def drop(self, request_id: int) -> None:
+        """The request ended: reports to come say so themselves, the last one if it knew of it."""
+        load = self._chosen.pop(request_id, None)
+        if load is None and (promise := self._decided.pop(request_id, None)):
+            load = promise.load if promise.seq > self._seen else None
+        if load is not None:
+            self._count(load, -1)
+
+    def _count(self, load: Load, times: int) -> None:
+        self.requests += times
+        self.tokens += times * load.tokens
+        self.hbm_tokens += times * load.hbm_tokens
+
+
+class NodeBook:
+    """One node's storage-read queue as of now; `last_read` is the seq of its newest read."""
+
+    def __init__(self, name: str, group: str) -> None:
+        self.name = name
+        self.group = group
+        self.last_read = 0
+        self.promises = Promises()
+        self._last = NodeReport(name, 0, 0)
+
+    @property
+    def read_queue_tokens(self) -> int:
+        """read_q: tokens that its storage NIC has still to read."""
+        return self._last.read_queue_tokens + self.promises.tokens
+
+    def report(self, report: NodeReport) -> None:
+        """Start again from a report."""
+        if report != self._last:
+            self._last = report
+            self.promises.settle(report.seen)
+
+
+class EngineBook:
+    """One engine: seq_e, tok_e and free HBM as of now; `order` is its place in natural order."""
+
+    def __init__(self, spec: EngineSpec, order: int, node: NodeBook, group: "Group") -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.order = order
+        self.node = node
+        self.group = group
+        self.promises = Promises()
+        self._last = EngineReport(spec.name, 0, 0, spec.hbm_tokens, 0)
+
+    @property
+    def requests(self) -> int:
+        """seq_e: assigned, unfinished requests."""
+        return self._last.requests + self.promises.requests
+
+    @property
+    def tokens(self) -> int:
+        """tok_e: tokens over those requests (a PE counts prompts, a DE whole contexts)."""
+        return self._last.tokens + self.promises.tokens
+
+    @property
+    def free_hbm_tokens(self) -> int:
+        """HBM that nobody holds and nobody was promised, in tokens."""
+        return self._last.free_hbm_tokens - self.promises.hbm_tokens
+
+    def choose(self, request_id: int, load: Load) -> None:
+        """Promise the engine a request."""
+        self.promises.choose(request_id, load)
+        self.group.add(load.tokens)
+
+    def drop(self, request_id: int) -> None:
+        """The request ended."""
+        before = self.promises.tokens
+        self.promises.drop(request_id)
+        self.group.add(self.promises.tokens - before)
+
+    def report(self, report: EngineReport) -> None:
+        """Start again from a report."""
+        if report != self._last:
+            before = self.tokens
+            self._last = report
+            self.promises.settle(report.seen)
+            self.group.add(self.tokens - before)
+
+
+class Group:
+    """Engines that fetch together: all PEs, or all DEs; `rank` is its place in natural order.
+
+    `tokens` is the sum of tok_e over the group, `queued_tokens` that of the requests that wait
+    for one of its engines.
+    """
+
+    def __init__(self, name: str, side: Side, rank: int, by_load: "GroupsByLoad") -> None:
+        self.name = name
+        self.side = side
+        self.rank = rank
+        self.engines: list[EngineBook] = []
+        self.engine_names: set[str] = set()
+        self.node_names: set[str] = set()
+        self.tokens = self.queued_tokens = 0
+        self._by_load = by_load
+        by_load.moved(self)
+
+    @property
+    def load_tokens(self) -> int:
+        """Tokens of all that the group serves or will have to."""
+        return self.tokens + self.queued_tokens
+
+    def join(self, book: EngineBook) -> None:
+        """Take an engine in."""
+        self.engines.append(book)
+        self.engine_names.add(book.name)
+        self.node_names.add(book.node.name)
+
+    def add(self, tokens: int) -> None:
+        """The sum of tok_e changed by so many."""
+        if tokens:
+            self.tokens += tokens
+            self._by_load.moved(self)
+
+    def queue(self, tokens: int) -> None:
+        """The tokens that wait for the group's engines changed by so many."""
+        self.queued_tokens += tokens
+        self._by_load.moved(self)
+
+
+class GroupsByLoad:
+    """The groups of one side, to find the one with the smallest load without a look at each.
+
+    A heap whose entries are not corrected when a load moves: the group gets another entry the
+    next time that anybody asks, and an entry that is out of date is dropped when it comes up.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Group]] = []
+        self._moved: set[Group] = set()
+        self._groups: set[Group] = set()
+
+    def moved(self, group: Group) -> None:
+        """A group's load changed, or it is new."""
+        self._moved.add(group)
+
+    def lightest(self) -> Group:
+        """The group with the smallest load, the first of equal ones."""
+        heap = self._heap
+        for group in self._moved:
+            heapq.heappush(heap, (group.load_tokens, group.rank, group))
+        self._groups |= self._moved
+        self._moved.clear()
+        if len(heap) > MOST_ENTRIES * len(self._groups):
+            heap[:] = [(group.load_tokens, group.rank, group) for group in self._groups]
+            heapq.heapify(heap)
+        while heap[0][0] != heap[0][2].load_tokens:
+            heapq.heappop(heap)
+        return heap[0][2]
