@@ -20,6 +20,7 @@ from testbed.workload import Workload
 from testbed.worlds import virtual
 from testbed.worlds.layout import Layout
 from testbed.worlds.plan import LabPlan
+from topologies.shape import MAX_EMULATED_NODES
 
 Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, turns planned
 World = Callable[[LabPlan, Callable[[str, int, int], None]], RunData]
@@ -91,6 +92,7 @@ def play(
     world: str = EMULATED,
 ) -> Comparison:
     """Run every policy, one after the other, and compare each with the first."""
+    require_size(experiment, world)
     layouts = {policy: _layout(experiment, workload, policy) for policy in policies}
     folder = new_folder(root, name)
     (folder / "experiment.yaml").write_text(experiment.resolved())
@@ -118,6 +120,22 @@ def play(
     )
     (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(comparison)))
     return comparison
+
+
+def require_size(experiment: Experiment, world: str) -> None:
+    """Raise InputError for a cluster that is too large for the world."""
+    if world != EMULATED:
+        return
+    cluster = experiment.cluster
+    for key, nodes in (
+        ("prefill_nodes", cluster.prefill_nodes),
+        ("decode_nodes", cluster.decode_nodes),
+    ):
+        if nodes > MAX_EMULATED_NODES:
+            raise InputError(
+                f"cluster.{key} is {nodes}, and the emulated world takes {MAX_EMULATED_NODES}: "
+                "choose fewer, or play in virtual time: --world virtual"
+            )
 
 
 def _layout(experiment: Experiment, workload: Workload, policy: str) -> Callable[[Path], Layout]:

@@ -15,11 +15,12 @@ from testbed.errors import InputError
 from testbed.spec_profiles import HardwareProfile, ModelProfile, Share
 from testbed.spec_workload import ReplayWorkload, WekaWorkload, WorkloadSpec
 from testbed.yamlfile import Document, convert, nearest, read_yaml
+from topologies.shape import MAX_NODES, MAX_STORAGE_HOSTS
 
 BLOCK_TOKENS = 64  # a KV block of the paper's example (appendix A.5), and of the traces
 PROFILES = Path(__file__).parent / "profiles"
 
-Nodes = Annotated[int, Meta(ge=1, le=64)]
+Nodes = Annotated[int, Meta(ge=1, le=MAX_NODES)]
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +30,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     decode_nodes: Nodes
     gpus_per_node: Annotated[int, Meta(ge=1, le=8)] = 8
     folded: bool = True
-    storage_hosts: Annotated[int, Meta(ge=1, le=16)] = 1
+    storage_hosts: Annotated[int, Meta(ge=1, le=MAX_STORAGE_HOSTS)] = 1
     group_nodes: Nodes = 1
 
     @property

@@ -12,7 +12,14 @@ from mininet.topo import Topo
 if __package__ in (None, ""):  # stock Mininet reads this file alone
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from topologies.shape import COMPUTE_SWITCH, MGMT_SWITCH, STORAGE_SWITCH, ClusterShape
+from topologies.shape import (
+    COMPUTE_SWITCH,
+    MAX_EMULATED_NODES,
+    MGMT_SWITCH,
+    STORAGE_SWITCH,
+    ClusterShape,
+    check_count,
+)
 
 
 class DualPathTopo(Topo):  # type: ignore[misc]
@@ -32,6 +39,8 @@ class DualPathTopo(Topo):  # type: ignore[misc]
         storage_hosts: int = 1,
     ) -> None:
         """Called by Topo's constructor with the constructor's arguments."""
+        check_count("prefill_nodes", prefill_nodes, 1, MAX_EMULATED_NODES)
+        check_count("decode_nodes", decode_nodes, 1, MAX_EMULATED_NODES)
         shape = self.shape = ClusterShape(
             prefill_nodes, decode_nodes, gpus_per_node, folded, storage_hosts
         )

@@ -12,9 +12,12 @@ from typing import NamedTuple
 STORAGE_SWITCH = "sw-storage"
 COMPUTE_SWITCH = "sw-compute"
 MGMT_SWITCH = "sw-mgmt"
-MAX_NODES = 100  # keeps every port name within the kernel's 15 characters
+MAX_NODES = 1000  # on either side
 MAX_GPUS_PER_NODE = 8
 MAX_STORAGE_HOSTS = 100
+# On either side where hosts are real: each is a process on one machine, and two digits keep
+# every port's name within the kernel's 15 characters.
+MAX_EMULATED_NODES = 100
 
 
 class Nic(NamedTuple):
@@ -34,7 +37,8 @@ class Port(NamedTuple):
     way: str
 
 
-def _check(what: str, value: int, low: int, high: int) -> None:
+def check_count(what: str, value: int, low: int, high: int) -> None:
+    """Raise ValueError unless a count is within its limits."""
     if not low <= value <= high:
         raise ValueError(f"{what} is {value}; choose {low} to {high}")
 
@@ -53,10 +57,10 @@ class ClusterShape:
         folded: bool = True,
         storage_hosts: int = 1,
     ) -> None:
-        _check("prefill_nodes", prefill_nodes, 1, MAX_NODES)
-        _check("decode_nodes", decode_nodes, 1, MAX_NODES)
-        _check("gpus_per_node", gpus_per_node, 1, MAX_GPUS_PER_NODE)
-        _check("storage_hosts", storage_hosts, 1, MAX_STORAGE_HOSTS)
+        check_count("prefill_nodes", prefill_nodes, 1, MAX_NODES)
+        check_count("decode_nodes", decode_nodes, 1, MAX_NODES)
+        check_count("gpus_per_node", gpus_per_node, 1, MAX_GPUS_PER_NODE)
+        check_count("storage_hosts", storage_hosts, 1, MAX_STORAGE_HOSTS)
         self.gpus_per_node = gpus_per_node
         self.folded = folded
         self.nodes = [f"pe{i}" for i in range(prefill_nodes)]

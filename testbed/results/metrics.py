@@ -1,8 +1,9 @@
 """From what hosts and kernel wrote down to the numbers of one policy's run."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -36,7 +37,7 @@ from testbed.worlds.samples import Samples
 MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/shaping.py)
 
 
-class RunData(msgspec.Struct):
+class RunData(msgspec.Struct, dict=True):
     """Everything that a run left.
 
     In the virtual world `wall_s` is what `virtual_s` target seconds took; elsewhere both are 0.
@@ -54,7 +55,7 @@ class RunData(msgspec.Struct):
         """Every turn as its client saw it."""
         return self.accounts["agents"].turns
 
-    @property
+    @cached_property
     def decisions(self) -> dict[int, Decision]:
         """The scheduler's decisions by request."""
         decided = self.accounts["sched"].decided
@@ -287,13 +288,16 @@ def _snic_payload_per_s(run: RunData, window: tuple[float, float]) -> dict[str, 
     start_s = run.samples.start_monotonic_s
     at = [sample.at_monotonic_s for sample in run.samples.samples]
     edges = [start_s + edge * scale for edge in window]
+    series: dict[str, list[int]] = defaultdict(list)
+    for sample in run.samples.samples:
+        for port in sample.ports:
+            if port.nic == "snic" and port.host.endswith("-buf"):
+                series[port.host.removesuffix("-buf")].append(port.rx_payload_bytes)
+    length_s = max(edges[1] - edges[0], 1e-9)
     found = {}
-    for index, port in enumerate(run.samples.samples[0].ports):
-        if port.nic == "snic" and port.host.endswith("-buf"):
-            series = [sample.ports[index].rx_payload_bytes for sample in run.samples.samples]
-            first, last = np.interp(edges, at, series)
-            length_s = max(edges[1] - edges[0], 1e-9)
-            found[port.host.removesuffix("-buf")] = float((last - first) / length_s)
+    for node, counts in series.items():
+        first, last = np.interp(edges, at, counts)
+        found[node] = float((last - first) / length_s)
     return found
 
 
@@ -303,6 +307,7 @@ def _nodes(
     wires = run.plan.wires
     rates = {node: wires.snic_overrides_bps.get(f"{node}-buf", wires.snic_bps) / 8 for node in snic}
     gpu: dict[str, list[tuple[float, float]]] = {node: [] for node in snic}
+    spans = _decode_spans(run)
     for host in run.plan.hosts:
         role = host.role
         if isinstance(role, PrefillConfig):
@@ -311,7 +316,7 @@ def _nodes(
             gpu[node].append(_prefill_shares(forwards, len(role.lanes), window))
         elif isinstance(role, DecodeConfig):
             node = role.lanes[0].split("/")[0]
-            gpu[node].append((_decode_share(run, role.lanes, window), 0.0))
+            gpu[node].append((_decode_share(spans, role.lanes, window), 0.0))
     held = _hbm_held(run, window)
     return {
         node: NodeShares(
@@ -362,15 +367,24 @@ def _hbm_held(run: RunData, window: tuple[float, float]) -> dict[str, float]:
     return {node: held[node] / tokens / length_s for node, tokens in capacity.items()}
 
 
-def _decode_share(run: RunData, lanes: tuple[str, ...], window: tuple[float, float]) -> float:
-    """Share of lane time with at least one sequence in decode."""
+def _decode_spans(run: RunData) -> dict[str, list[tuple[float, float]]]:
+    """When each lane had a sequence in decode, one span a turn."""
     decisions = run.decisions
-    spans: dict[str, list[tuple[float, float]]] = {lane: [] for lane in lanes}
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for turn in run.turns:
         decision = decisions.get(turn.request.id)
-        if turn.done_s and decision is not None and decision.de in spans:
+        if turn.done_s and decision is not None:
             spans[decision.de].append((turn.decode_start_s, turn.done_s))
-    busy_s = sum(_union_s(lane, window) for lane in spans.values())
+    return spans
+
+
+def _decode_share(
+    spans: Mapping[str, list[tuple[float, float]]],
+    lanes: tuple[str, ...],
+    window: tuple[float, float],
+) -> float:
+    """Share of lane time with at least one sequence in decode."""
+    busy_s = sum(_union_s(spans.get(lane, []), window) for lane in lanes)
     return busy_s / len(lanes) / max(window[1] - window[0], 1e-9)
 
 

@@ -1,5 +1,6 @@
 """From an experiment, a workload and a policy to what each host of the emulated world plays."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from testbed.cluster import (
     check_fits,
     cluster_spec,
     decode_lane_tokens,
+    group_name,
     prefill_lane_tokens,
 )
 from testbed.scale import scaling
@@ -68,8 +70,15 @@ class Layout:
         self._longest = max([self.means.max_context_tokens, *openings])
         self._nodes = [*experiment.cluster.prefill, *experiment.cluster.decode]
         self._buffers = {node: f"{node}-buf" for node in self._nodes}
-        engines = [engine.name for engine in self.cluster.engines]
-        self._gpu_hosts = {engine: self._gpu_host(engine) for engine in engines}
+        self._gpu_hosts = {e.name: self._gpu_host(e.name) for e in self.cluster.engines}
+        self._sides = {engine.node: engine.side for engine in self.cluster.engines}
+        # Nodes by group and lanes by node, each in its order: no host looks through all engines.
+        self._members: dict[str, list[str]] = defaultdict(list)
+        self._lanes: dict[str, list[str]] = defaultdict(list)
+        for node in self._nodes:
+            self._members[group_name(experiment, node)].append(node)
+        for engine in self.cluster.engines:
+            self._lanes[engine.node].append(engine.name)
         self._storages = tuple(f"store{n}" for n in range(experiment.cluster.storage_hosts))
 
     def plan(self, run_id: int) -> LabPlan:
@@ -153,7 +162,7 @@ class Layout:
     def _hosts(self) -> list[HostPlan]:
         hosts = [self._storage_host(name) for name in self._storages]
         hosts += [self._buffer_host(node) for node in self._nodes]
-        hosts += [self._engine_host(host) for host in dict.fromkeys(self._gpu_hosts.values())]
+        hosts += [self._engine_host(node, host) for node in self._nodes for host in self._on(node)]
         service = ServiceConfig(
             "sched", self.cluster, self.policy_name, self._gpu_hosts, self._buffers
         )
@@ -209,9 +218,12 @@ class Layout:
             pools["persist"] = _addresses(PERSIST_BLOCKS * BLOCK_TOKENS)
         return HostPlan(config, pools)
 
-    def _engine_host(self, host: str) -> HostPlan:
-        lanes = tuple(name for name, its in self._gpu_hosts.items() if its == host)
-        node = lanes[0].split("/")[0]
+    def _on(self, node: str) -> list[str]:
+        """The hosts of a node's GPUs."""
+        return list(dict.fromkeys(self._gpu_hosts[lane] for lane in self._lanes[node]))
+
+    def _engine_host(self, node: str, host: str) -> HostPlan:
+        lanes = tuple(lane for lane in self._lanes[node] if self._gpu_hosts[lane] == host)
         if self._side(node) is Side.PE:
             return self._prefill_host(host, node, lanes)
         return self._decode_host(host, node, lanes)
@@ -234,9 +246,7 @@ class Layout:
 
     def _decode_host(self, host: str, node: str, lanes: tuple[str, ...]) -> HostPlan:
         experiment = self._experiment
-        hosts = list(dict.fromkeys(
-            its for name, its in self._gpu_hosts.items() if name.split("/")[0] == node
-        ))  # fmt: skip
+        hosts = self._on(node)
         persist = PERSIST_BLOCKS // len(hosts) * BLOCK_TOKENS
         config = DecodeConfig(
             host=host,
@@ -258,13 +268,11 @@ class Layout:
         return HostPlan(config, {"hbm": len(lanes) * _addresses(config.lane_tokens)})
 
     def _group(self, node: str) -> GroupConfig:
-        name = next(e.group for e in self.cluster.engines if e.node == node)
-        nodes = list(dict.fromkeys(e.node for e in self.cluster.engines if e.group == name))
+        name = group_name(self._experiment, node)
+        nodes = self._members[name]
         side, period_s = self._side(node), self._experiment.engine.fetch_period_s
-        peers = list(dict.fromkeys(e.group for e in self.cluster.engines if e.side is side))
-        engines = list(dict.fromkeys(
-            self._gpu_hosts[e.name] for e in self.cluster.engines if e.group == name
-        ))  # fmt: skip
+        peers = [group for group, its in self._members.items() if self._side(its[0]) is side]
+        engines = [host for member in nodes for host in self._on(member)]
         return GroupConfig(
             name=name,
             leader=engines[0],
@@ -277,7 +285,7 @@ class Layout:
         )
 
     def _side(self, node: str) -> Side:
-        return Side.PE if node in self._experiment.cluster.prefill else Side.DE
+        return self._sides[node]
 
     def _all_but(self, host: str) -> tuple[str, ...]:
         """Whom a failed turn concerns: every host but the storage's, and not the one that tells."""
