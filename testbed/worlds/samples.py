@@ -20,6 +20,7 @@ class PortBytes(msgspec.Struct, frozen=True):
 
 class Sample(msgspec.Struct, frozen=True):
     """One look at the whole cluster, at one moment of real monotonic time.
+
     `busy_s` is CPU time of the machine since its start, `own_s` that of the lab's processes;
     `overshoot_s` says how late the sampler itself woke up.
     """

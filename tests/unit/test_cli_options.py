@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from test_picture import comparison
 
 from testbed.cli import options
+from testbed.cli.main import main
 from testbed.errors import InputError
 from testbed.results.schema import Comparison, Verdict
 from testbed.spec_workload import FixedWorkload, WekaWorkload
@@ -130,6 +131,21 @@ def test_bad_policies_are_refused_before_anything_runs(
             FILE, experiment, workload, policies, Path("runs"), "functional", False
         )
     assert not played
+
+
+@pytest.mark.parametrize("key", ["prefill_nodes", "decode_nodes"])
+def test_a_cluster_too_large_to_be_emulated_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    words = ["run", str(FILE), "--set", f"cluster.{key}=101", "--runs", str(tmp_path / "runs")]
+    assert main([*words, "--set", "workload.agents=6"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        f"testbed: cluster.{key} is 101, and the emulated world takes 100: choose fewer, or play "
+        "in virtual time: --world virtual"
+    ]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_command_has_all_options_and_its_own_default_verdict() -> None:

@@ -65,6 +65,15 @@ def test_counts_out_of_range_are_refused(counts: tuple[int, ...]) -> None:
         DualPathTopo(*counts)
 
 
+def test_a_shape_without_a_network_may_be_larger() -> None:
+    shape = ClusterShape(1000, 1000)
+    assert len(shape.nodes) == 2000
+    with pytest.raises(ValueError, match="decode_nodes is 1001; choose 1 to 1000"):
+        ClusterShape(1, 1001)
+    with pytest.raises(ValueError, match=r"decode_nodes is 101; choose 1 to 100$"):
+        DualPathTopo(1, 101)
+
+
 def test_the_topology_has_the_links_of_its_shape() -> None:
     topo = DualPathTopo(2, 1, 2, False, 2)
     links = [(a, i["nic"], b, i["network"]) for a, b, i in topo.links(sort=True, withInfo=True)]
