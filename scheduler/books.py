@@ -69,10 +69,10 @@ class Promises:
 
     def drop(self, request_id: int) -> None:
         """The request ended: reports to come say so themselves, the last one if it knew of it."""
-        load = self._chosen.pop(request_id, None)
-        if load is None and (promise := self._decided.pop(request_id, None)):
-            load = promise.load if promise.seq > self._seen else None
-        if load is not None:
+        if promise := self._decided.pop(request_id, None):
+            if promise.seq > self._seen:
+                self._count(promise.load, -1)
+        elif load := self._chosen.pop(request_id, None):
             self._count(load, -1)
 
     def _count(self, load: Load, times: int) -> None:
@@ -89,18 +89,17 @@ class NodeBook:
         self.group = group
         self.last_read = 0
         self.promises = Promises()
-        self._last = NodeReport(name, 0, 0)
+        self.last = NodeReport(name, 0, 0)
 
     @property
     def read_queue_tokens(self) -> int:
         """read_q: tokens that its storage NIC has still to read."""
-        return self._last.read_queue_tokens + self.promises.tokens
+        return self.last.read_queue_tokens + self.promises.tokens
 
     def report(self, report: NodeReport) -> None:
         """Start again from a report."""
-        if report != self._last:
-            self._last = report
-            self.promises.settle(report.seen)
+        self.last = report
+        self.promises.settle(report.seen)
 
 
 class EngineBook:
@@ -113,22 +112,22 @@ class EngineBook:
         self.node = node
         self.group = group
         self.promises = Promises()
-        self._last = EngineReport(spec.name, 0, 0, spec.hbm_tokens, 0)
+        self.last = EngineReport(spec.name, 0, 0, spec.hbm_tokens, 0)
 
     @property
     def requests(self) -> int:
         """seq_e: assigned, unfinished requests."""
-        return self._last.requests + self.promises.requests
+        return self.last.requests + self.promises.requests
 
     @property
     def tokens(self) -> int:
         """tok_e: tokens over those requests (a PE counts prompts, a DE whole contexts)."""
-        return self._last.tokens + self.promises.tokens
+        return self.last.tokens + self.promises.tokens
 
     @property
     def free_hbm_tokens(self) -> int:
         """HBM that nobody holds and nobody was promised, in tokens."""
-        return self._last.free_hbm_tokens - self.promises.hbm_tokens
+        return self.last.free_hbm_tokens - self.promises.hbm_tokens
 
     def choose(self, request_id: int, load: Load) -> None:
         """Promise the engine a request."""
@@ -143,11 +142,10 @@ class EngineBook:
 
     def report(self, report: EngineReport) -> None:
         """Start again from a report."""
-        if report != self._last:
-            before = self.tokens
-            self._last = report
-            self.promises.settle(report.seen)
-            self.group.add(self.tokens - before)
+        before = self.tokens
+        self.last = report
+        self.promises.settle(report.seen)
+        self.group.add(self.tokens - before)
 
 
 class Group:
@@ -162,8 +160,8 @@ class Group:
         self.side = side
         self.rank = rank
         self.engines: list[EngineBook] = []
-        self.engine_names: set[str] = set()
-        self.node_names: set[str] = set()
+        self.books: dict[str, EngineBook] = {}
+        self.nodes: dict[str, NodeBook] = {}
         self.tokens = self.queued_tokens = 0
         self._by_load = by_load
         by_load.moved(self)
@@ -176,8 +174,8 @@ class Group:
     def join(self, book: EngineBook) -> None:
         """Take an engine in."""
         self.engines.append(book)
-        self.engine_names.add(book.name)
-        self.node_names.add(book.node.name)
+        self.books[book.name] = book
+        self.nodes[book.node.name] = book.node
 
     def add(self, tokens: int) -> None:
         """The sum of tok_e changed by so many."""

@@ -1,6 +1,7 @@
 """What the scheduler knows: one book per engine, node and group, and every live request."""
 
 import re
+from collections.abc import Iterable
 from typing import NoReturn
 
 from scheduler.books import EngineBook, Group, GroupsByLoad, Load, NodeBook
@@ -127,16 +128,24 @@ class Cluster:
                 f"group {fetch.group!r} fetched, but the cluster has {', '.join(self.groups)}; "
                 "correct the group's name"
             )
+        # Most reports of a large cluster say what the last one said, and change no book.
+        engines, nodes = [], []
         for engine in fetch.engines:
-            if engine.engine not in group.engine_names or engine.seen > self.decisions:
-                self._refuse(group, group.engine_names, engine.engine, engine.seen)
+            book = group.books.get(engine.engine)
+            if book is None or engine.seen > self.decisions:
+                self._refuse(group, group.books, engine.engine, engine.seen)
+            if engine != book.last:
+                engines.append((book, engine))
         for node in fetch.nodes:
-            if node.node not in group.node_names or node.seen > self.decisions:
-                self._refuse(group, group.node_names, node.node, node.seen)
-        for engine in fetch.engines:
-            self.engines[engine.engine].report(engine)
-        for node in fetch.nodes:
-            self.nodes[node.node].report(node)
+            node_book = group.nodes.get(node.node)
+            if node_book is None or node.seen > self.decisions:
+                self._refuse(group, group.nodes, node.node, node.seen)
+            if node != node_book.last:
+                nodes.append((node_book, node))
+        for book, engine in engines:
+            book.report(engine)
+        for node_book, node in nodes:
+            node_book.report(node)
 
     def end(self, request_id: int) -> None:
         """Forget a request, done or failed.
@@ -152,7 +161,7 @@ class Cluster:
                 book.drop(request_id)
                 book.node.promises.drop(request_id)
 
-    def _refuse(self, group: Group, known: set[str], name: str, seen: int) -> NoReturn:
+    def _refuse(self, group: Group, known: Iterable[str], name: str, seen: int) -> NoReturn:
         """Say what is wrong with a report."""
         if name not in known:
             raise SchedulerError(
