@@ -30,6 +30,11 @@ class Collective:
         self.step = 0
 
     @property
+    def alone(self) -> bool:
+        """Whether there is nobody to meet."""
+        return not self._peers
+
+    @property
     def called(self) -> bool:
         """Whether a peer has already joined the step that comes next."""
         return bool(self._joined.get(self.step))

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import msgspec
-
 from engines.config import GroupConfig
 from engines.messages import Report
 from engines.seams.clock import Clock
@@ -48,9 +46,9 @@ class Reporter:
                 self._transport.post(self._group.scheduler, self._merged())
 
     def _merged(self) -> Report:
-        reports = [self._own(), *self._others.values()]
-        return msgspec.structs.replace(
-            reports[0],
-            engines=tuple(engine for report in reports for engine in report.engines),
-            nodes=tuple(node for report in reports for node in report.nodes),
-        )
+        own = self._own()
+        engines, nodes = own.engines, own.nodes
+        for report in self._others.values():
+            engines += report.engines
+            nodes += report.nodes
+        return Report(own.group, engines, nodes)

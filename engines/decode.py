@@ -55,6 +55,7 @@ class Decode:
         self._outbox = Arena(Slots(config.persist_tokens, block), "room for blocks on their way")
         self._sequences: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
+        self._busy_lanes = 0
         self._quanta: list[tuple[float, int]] = []  # when each running turn's next one is due
         self._outgoing: Counter[int] = Counter()  # writes of the outbox's slots not yet kept
         self._failed: set[int] = set()
@@ -145,11 +146,13 @@ class Decode:
         finally:
             if self._running.pop(sequence.request.id, None) is not None:
                 lane.decoding -= 1
+                self._busy_lanes -= lane.decoding == 0
             lane.rise(sequence)
 
     def _run(self, sequence: Sequence, lane: Lane) -> None:
         """Ticks compute for it from now on."""
         self._running[sequence.request.id] = sequence
+        self._busy_lanes += lane.decoding == 0
         lane.decoding += 1
         self._next_quantum(sequence)
 
@@ -181,8 +184,7 @@ class Decode:
             await self._next_tick(tick * period_s)
             self.account["ticks"] += 1
             self.account["late_ticks"] += self._clock.now_s() > (tick + 1) * period_s
-            busy = sum(lane.decoding > 0 for lane in self._lanes.values())
-            self.account["busy_s"] += period_s * busy / len(self._lanes)
+            self.account["busy_s"] += period_s * self._busy_lanes / len(self._lanes)
             await self._step(self._due((tick + 1) * period_s))
 
     async def _next_tick(self, when_s: float) -> None:
@@ -203,6 +205,8 @@ class Decode:
 
     async def _step(self, batch: list[Sequence]) -> None:
         """One step of continuous batching, in lockstep with the group where there is one."""
+        if not batch and self._collective.alone:
+            return
         now_s = self._clock.now_s()
         await self._collective.join(0.0, now_s)
         jobs = [

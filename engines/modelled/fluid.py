@@ -76,7 +76,10 @@ class Link:
         if len(active) == 1:
             (channel,) = active
             return left if channel.limit_beside(self) >= left else inf
-        limits = sorted([channel.limit_beside(self) for channel in active])
+        limits = [channel.limit_beside(self) for channel in active]
+        if sum(limits) <= left:  # others cut them to less than there is: the usual case
+            return inf
+        limits.sort()
         count = len(limits)
         for limit in limits:
             if limit >= left / count:
