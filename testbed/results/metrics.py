@@ -325,7 +325,7 @@ def _nodes(
             max(0.0, float(np.mean([waiting for _, waiting in gpu[node]]))),
             held.get(node, 0.0),
         )
-        for node in sorted(snic, key=lambda name: (name.startswith("de"), name))
+        for node in sorted(snic, key=lambda name: (name[:2] != "pe", int(name[2:])))
     }
 
 

@@ -1,6 +1,7 @@
 """What a run shows on a terminal: bars per node, policies side by side, and the table."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -11,6 +12,7 @@ from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
 
 BAR_CELLS, FEWEST_CELLS = 24, 6
 LABEL_COLUMNS = 32  # of a node's name, its bars' labels, and the frame
+MOST_NODES = 12  # that are shown one by one
 PERCENT_COLUMNS = 7  # behind a bar, with the space to the next
 EIGHTHS = " ▏▎▍▌▋▊▉"
 ROWS = (
@@ -42,15 +44,31 @@ def nodes_table(policies: dict[str, PolicyResult], cells: int) -> Table:
     table.add_column("")
     for name in policies:
         table.add_column(name)
-    for node in next(iter(policies.values())).nodes:
+    nodes = {name: shown_nodes(result.nodes) for name, result in policies.items()}
+    for node in next(iter(nodes.values())):
         for index, (label, field, style) in enumerate(ROWS):
             if field == ("gpu_waiting_for_kv" if node.startswith("de") else "hbm_held"):
                 continue
-            shares = [_share(result.nodes[node], field) for result in policies.values()]
+            shares = [_share(each[node], field) for each in nodes.values()]
             table.add_row(
                 node if index == 0 else "", label, *(bar(s, style, cells) for s in shares)
             )
     return table
+
+
+def shown_nodes(nodes: dict[str, NodeShares]) -> dict[str, NodeShares]:
+    """Every node; of many, the mean, the most and the least of each number on either side."""
+    if len(nodes) <= MOST_NODES:
+        return nodes
+    found = {}
+    for side in ("pe", "de"):
+        members = [shares for node, shares in nodes.items() if node.startswith(side)]
+        for word, pick in (("mean", fmean), ("most", max), ("least", min)):
+            numbers = {
+                field: pick([_share(shares, field) for shares in members]) for _, field, _ in ROWS
+            }
+            found[f"{side} {word}"] = NodeShares(**numbers)
+    return found
 
 
 def _share(shares: NodeShares, field: str) -> float:

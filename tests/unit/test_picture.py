@@ -8,8 +8,16 @@ from rich.console import Console
 from test_metrics import BOUND, run_data
 
 from testbed.results.metrics import measure
-from testbed.results.picture import BAR_CELLS, bar, bar_cells, show, verdict_text
-from testbed.results.schema import Comparison, Verdict
+from testbed.results.picture import (
+    BAR_CELLS,
+    MOST_NODES,
+    bar,
+    bar_cells,
+    show,
+    shown_nodes,
+    verdict_text,
+)
+from testbed.results.schema import Comparison, NodeShares, Verdict
 
 
 def comparison(verdict: Verdict | None = None) -> Comparison:
@@ -97,6 +105,17 @@ def test_the_picture_names_policies_nodes_numbers_and_folder() -> None:
     # Prefill nodes wait for KV, decode nodes hold it.
     assert sum("GPU waiting for KV" in line for line in lines) == 1
     assert sum("HBM held" in line for line in lines) == 1
+
+
+def test_many_nodes_are_told_by_mean_most_and_least_of_their_side() -> None:
+    few = {f"de{n}": NodeShares(n / 100, 0.5, 0.0, 0.1) for n in range(MOST_NODES)}
+    assert shown_nodes(few) == few
+    many = {"pe0": NodeShares(0.9, 0.2, 0.3, 0.0), "pe1": NodeShares(0.7, 0.4, 0.1, 0.0), **few}
+    found = shown_nodes(many)
+    assert list(found) == ["pe mean", "pe most", "pe least", "de mean", "de most", "de least"]
+    assert found["pe most"] == NodeShares(0.9, 0.4, 0.3, 0.0)
+    assert found["pe least"] == NodeShares(0.7, 0.2, 0.1, 0.0)
+    assert found["de mean"].snic == pytest.approx(0.055)
 
 
 def test_causes_stand_below_the_verdict() -> None:
