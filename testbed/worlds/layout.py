@@ -75,10 +75,16 @@ class Layout:
         # Nodes by group and lanes by node, each in its order: no host looks through all engines.
         self._members: dict[str, list[str]] = defaultdict(list)
         self._lanes: dict[str, list[str]] = defaultdict(list)
+        self._groups: dict[Side, list[str]] = {side: [] for side in Side}
         for node in self._nodes:
-            self._members[group_name(experiment, node)].append(node)
+            name = group_name(experiment, node)
+            if name not in self._members:
+                self._groups[self._sides[node]].append(name)
+            self._members[name].append(node)
         for engine in self.cluster.engines:
             self._lanes[engine.node].append(engine.name)
+        gpu_hosts = dict.fromkeys(self._gpu_hosts.values())
+        self._concerned = [*self._buffers.values(), *gpu_hosts, "sched", "agents"]
         self._storages = tuple(f"store{n}" for n in range(experiment.cluster.storage_hosts))
 
     def plan(self, run_id: int) -> LabPlan:
@@ -193,7 +199,7 @@ class Layout:
 
     def _buffer_host(self, node: str) -> HostPlan:
         experiment = self._experiment
-        side = self._side(node)
+        side = self._sides[node]
         config = BufferConfig(
             host=self._buffers[node],
             node=node,
@@ -224,7 +230,7 @@ class Layout:
 
     def _engine_host(self, node: str, host: str) -> HostPlan:
         lanes = tuple(lane for lane in self._lanes[node] if self._gpu_hosts[lane] == host)
-        if self._side(node) is Side.PE:
+        if self._sides[node] is Side.PE:
             return self._prefill_host(host, node, lanes)
         return self._decode_host(host, node, lanes)
 
@@ -270,8 +276,8 @@ class Layout:
     def _group(self, node: str) -> GroupConfig:
         name = group_name(self._experiment, node)
         nodes = self._members[name]
-        side, period_s = self._side(node), self._experiment.engine.fetch_period_s
-        peers = [group for group, its in self._members.items() if self._side(its[0]) is side]
+        side, period_s = self._sides[node], self._experiment.engine.fetch_period_s
+        peers = self._groups[side]
         engines = [host for member in nodes for host in self._on(member)]
         return GroupConfig(
             name=name,
@@ -284,13 +290,10 @@ class Layout:
             load_bytes=COLLECTIVE_BYTES,
         )
 
-    def _side(self, node: str) -> Side:
-        return self._sides[node]
-
     def _all_but(self, host: str) -> tuple[str, ...]:
         """Whom a failed turn concerns: every host but the storage's, and not the one that tells."""
-        hosts = [*self._buffers.values(), *dict.fromkeys(self._gpu_hosts.values())]
-        return tuple(name for name in [*hosts, "sched", "agents"] if name != host)
+        at = self._concerned.index(host)
+        return (*self._concerned[:at], *self._concerned[at + 1 :])
 
 
 def _addresses(tokens: int) -> int:
