@@ -101,7 +101,7 @@ def test_the_digest_is_that_of_what_is_played(
     ("seeds: [1, 1]", "grid.yaml:2: seeds has 1 twice"),
     ("shapes: [1P1D, 1p1d]", "grid.yaml:2: shapes has '1P1D' twice"),
     ("shapes:\n- 1P1D\n- 2X", "grid.yaml:4: shape '2X' is not P/D in nodes"),
-    ("shapes: [99P1D]", "grid.yaml:2: cluster.prefill_nodes is 99"),
+    ("shapes: [9999P1D]", "grid.yaml:2: cluster.prefill_nodes is 9999"),
     ("polices: [basic]", "grid.yaml:2: unknown key 'polices'"),
     ("policies: []", "grid.yaml:2: policies has no values"),
     ("policies: [basic, dualpth]", "grid.yaml:2: there is no policy 'dualpth'"),
