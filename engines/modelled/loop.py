@@ -17,13 +17,12 @@ from contextvars import Context
 from heapq import heappop, heappush
 from itertools import count
 from math import ulp
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 from engines.errors import VirtualDeadlock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Work = Callable[..., object]
 RESOLUTION_S = 1e-12
 CLOSE_S = 1e-6  # timers further apart than this are told apart in any run
 
@@ -33,28 +32,24 @@ def resolution_s(now_s: float) -> float:
     return max(RESOLUTION_S, 2 * ulp(now_s))
 
 
-class _Step(asyncio.TimerHandle):
-    """Something to call, unless it is cancelled before; `when_s` if not at once."""
-
-    __slots__ = ("arguments", "when_s", "work")
-
-    def __init__(self, work: Work, arguments: tuple[Any, ...], when_s: float = 0.0) -> None:
-        self.work: Work | None = work
-        self.arguments = arguments
-        self.when_s = when_s
+class _Step(list[Any]):
+    """[what to call, with what], unless it is cancelled before: a handle that costs a list."""
 
     def cancel(self) -> None:
         """Do not call it."""
-        self.work = None
-        self.arguments = ()
+        self[0] = None
 
     def cancelled(self) -> bool:
         """Whether it will not be called."""
-        return self.work is None
+        return self[0] is None
+
+
+class _Timer(_Step):
+    """A step with a time, as its third part."""
 
     def when(self) -> float:
         """Virtual seconds since the loop was made."""
-        return self.when_s
+        return float(self[2])
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
@@ -79,9 +74,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Call when it is its turn, in this instant."""
-        step = _Step(callback, args)
+        step = _Step((callback, args))
         self._ready.append(step)
-        return step
+        return cast(asyncio.Handle, step)
 
     def call_at(
         self,
@@ -91,9 +86,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call at a virtual time."""
-        step = _Step(callback, args, when)
-        heappush(self._timers, (when, next(self._numbers), step))
-        return step
+        timer = _Timer((callback, args, when))
+        heappush(self._timers, (when, next(self._numbers), timer))
+        return cast(asyncio.TimerHandle, timer)
 
     def call_later(
         self,
@@ -164,8 +159,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                     if self._interrupted:
                         raise KeyboardInterrupt
                     step = ready.popleft()
-                    if step.work is not None:
-                        step.work(*step.arguments)
+                    if step[0] is not None:
+                        step[0](*step[1])
             if self._unseen:
                 raise self._unseen[0]
             return future.result()
@@ -175,7 +170,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def _jump(self) -> None:
         """To the next timer; all that can hardly be told apart from it fire together."""
         timers = self._timers
-        while timers and timers[0][2].work is None:
+        while timers and timers[0][2][0] is None:
             heappop(timers)
         if not timers:
             raise VirtualDeadlock("every task waits and no timer is left")
