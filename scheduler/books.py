@@ -82,7 +82,11 @@ class Promises:
 
 
 class NodeBook:
-    """One node's storage-read queue as of now; `last_read` is the seq of its newest read."""
+    """One node's storage-read queue as of now.
+
+    `read_queue_tokens` is read_q, tokens that its storage NIC has still to read; `last_read` is
+    the seq of its newest read.
+    """
 
     def __init__(self, name: str, group: str) -> None:
         self.name = name
@@ -90,20 +94,37 @@ class NodeBook:
         self.last_read = 0
         self.promises = Promises()
         self.last = NodeReport(name, 0, 0)
+        self.read_queue_tokens = 0
 
-    @property
-    def read_queue_tokens(self) -> int:
-        """read_q: tokens that its storage NIC has still to read."""
-        return self.last.read_queue_tokens + self.promises.tokens
+    def read(self, request_id: int, seq: int, tokens: int) -> None:
+        """Promise it the read of a decided request."""
+        self.last_read = seq
+        self.promises.choose(request_id, Load(tokens, 0))
+        self.promises.decide(request_id, seq)
+        self._add_up()
+
+    def drop(self, request_id: int) -> None:
+        """The request ended."""
+        self.promises.drop(request_id)
+        self._add_up()
 
     def report(self, report: NodeReport) -> None:
         """Start again from a report."""
         self.last = report
         self.promises.settle(report.seen)
+        self._add_up()
+
+    def _add_up(self) -> None:
+        self.read_queue_tokens = self.last.read_queue_tokens + self.promises.tokens
 
 
 class EngineBook:
-    """One engine: seq_e, tok_e and free HBM as of now; `order` is its place in natural order."""
+    """One engine as of now; `order` is its place in natural order.
+
+    `requests` is seq_e, assigned, unfinished requests; `tokens` is tok_e, tokens over those (a PE
+    counts prompts, a DE whole contexts); `free_hbm_tokens` is HBM that nobody holds and nobody was
+    promised.
+    """
 
     def __init__(self, spec: EngineSpec, order: int, node: NodeBook, group: "Group") -> None:
         self.spec = spec
@@ -113,39 +134,32 @@ class EngineBook:
         self.group = group
         self.promises = Promises()
         self.last = EngineReport(spec.name, 0, 0, spec.hbm_tokens, 0)
-
-    @property
-    def requests(self) -> int:
-        """seq_e: assigned, unfinished requests."""
-        return self.last.requests + self.promises.requests
-
-    @property
-    def tokens(self) -> int:
-        """tok_e: tokens over those requests (a PE counts prompts, a DE whole contexts)."""
-        return self.last.tokens + self.promises.tokens
-
-    @property
-    def free_hbm_tokens(self) -> int:
-        """HBM that nobody holds and nobody was promised, in tokens."""
-        return self.last.free_hbm_tokens - self.promises.hbm_tokens
+        self.requests = self.tokens = 0
+        self.free_hbm_tokens = spec.hbm_tokens
 
     def choose(self, request_id: int, load: Load) -> None:
-        """Promise the engine a request."""
+        """Promise it a request."""
         self.promises.choose(request_id, load)
-        self.group.add(load.tokens)
+        self._add_up()
 
     def drop(self, request_id: int) -> None:
         """The request ended."""
-        before = self.promises.tokens
         self.promises.drop(request_id)
-        self.group.add(self.promises.tokens - before)
+        self._add_up()
 
     def report(self, report: EngineReport) -> None:
         """Start again from a report."""
-        before = self.tokens
         self.last = report
         self.promises.settle(report.seen)
-        self.group.add(self.tokens - before)
+        self._add_up()
+
+    def _add_up(self) -> None:
+        last, promises, before = self.last, self.promises, self.tokens
+        self.requests = last.requests + promises.requests
+        self.tokens = last.tokens + promises.tokens
+        self.free_hbm_tokens = last.free_hbm_tokens - promises.hbm_tokens
+        if self.tokens != before:
+            self.group.add(self.tokens - before)
 
 
 class Group:
@@ -179,9 +193,8 @@ class Group:
 
     def add(self, tokens: int) -> None:
         """The sum of tok_e changed by so many."""
-        if tokens:
-            self.tokens += tokens
-            self._by_load.moved(self)
+        self.tokens += tokens
+        self._by_load.moved(self)
 
     def queue(self, tokens: int) -> None:
         """The tokens that wait for the group's engines changed by so many."""

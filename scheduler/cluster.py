@@ -114,10 +114,7 @@ class Cluster:
             engine = pe if read.side is Side.PE else de
             blocks[engine] = blocks.get(engine, 0) + read.count
         for engine, count in blocks.items():
-            node = self.engines[engine].node
-            node.last_read = seq
-            node.promises.choose(request_id, Load(count * self.spec.block_tokens, 0))
-            node.promises.decide(request_id, seq)
+            self.engines[engine].node.read(request_id, seq, count * self.spec.block_tokens)
         return Decision(seq, request_id, pe, de, reads)
 
     def report(self, fetch: Fetch) -> None:
@@ -159,7 +156,7 @@ class Cluster:
             if engine is not None:
                 book = self.engines[engine]
                 book.drop(request_id)
-                book.node.promises.drop(request_id)
+                book.node.drop(request_id)
 
     def _refuse(self, group: Group, known: Iterable[str], name: str, seen: int) -> NoReturn:
         """Say what is wrong with a report."""
