@@ -102,7 +102,7 @@ class Prefill:
             turn = self._turns[request] = PrefillTurn(request, self._config.kv.layers)
         match message:
             case Assign():
-                turn.assign = message
+                turn.begin(message)
                 self._seen = message.decision.seq
                 self._lanes[message.decision.pe].enter(turn)
             case Granted():
@@ -118,6 +118,12 @@ class Prefill:
                 self._pull(turn)
             else:
                 self._tasks.start(self._load(turn))
+        self._note(turn)
+
+    def _note(self, turn: PrefillTurn) -> None:
+        """Whether its lane may compute it."""
+        layerwise = self._config.traits.layerwise
+        turn.runnable = turn.runnable_layerwise if layerwise else turn.ready
 
     async def _load(self, turn: PrefillTurn) -> None:
         """Take HBM as it comes free, in order of asking."""
@@ -135,6 +141,7 @@ class Prefill:
         assert turn.hbm is not None
         if not turn.hit_tokens:  # nothing will arrive: it can run from now on
             turn.layer_at_s = [self._clock.now_s()] * self._config.kv.layers
+            self._note(turn)
         self._news.set()
         for part in turn.loaded:
             pull = Pull(turn.request, part.slot, turn.hbm, part.first, part.last)
@@ -154,8 +161,7 @@ class Prefill:
         while True:
             self._news.clear()
             runnable = [
-                [turn for turn in lane.turns if self._runnable(turn)]
-                for lane in self._lanes.values()
+                [turn for turn in lane.turns if turn.runnable] for lane in self._lanes.values()
             ]
             # When the next forward can begin: at once, or when the first turn's KV came.
             arrivals = (turn.layer_at_s[0] for turns in runnable for turn in turns)
@@ -169,11 +175,6 @@ class Prefill:
                 return Batch(lanes, hungry, starved)
             starved = starved or any(lane.turns for lane in self._lanes.values())
             await self._news.wait()
-
-    def _runnable(self, turn: PrefillTurn) -> bool:
-        if not self._config.traits.layerwise:
-            return turn.ready
-        return turn.hbm is not None and turn.has_layer(0)
 
     def _pack(self, turns: list[PrefillTurn], start_s: float) -> list[Chunk]:
         """One lane's part: what was there at the start, though we may look a little later."""

@@ -22,16 +22,19 @@ class PrefillTurn:
         self.computed_tokens = 0
         self.sends_left = layers
         self.loading = False
+        self.runnable = False  # its lane may compute it, as far as KV goes
+        self.prompt_tokens = self.hit_tokens = 0
+
+    def begin(self, assign: Assign) -> None:
+        """Take what the assignment says."""
+        self.assign = assign
+        self.prompt_tokens = assign.turn.request.prompt_tokens
+        self.hit_tokens = assign.turn.request.hit_tokens
 
     @property
-    def prompt_tokens(self) -> int:
-        assert self.assign is not None
-        return self.assign.turn.request.prompt_tokens
-
-    @property
-    def hit_tokens(self) -> int:
-        assert self.assign is not None
-        return self.assign.turn.request.hit_tokens
+    def runnable_layerwise(self) -> bool:
+        """The first layer's hit KV is in HBM."""
+        return self.hbm is not None and self.has_layer(0)
 
     @property
     def ready(self) -> bool:
