@@ -20,7 +20,7 @@ from engines.modelled.clock import VirtualClock
 from engines.modelled.transport import Wires
 
 LOOK_PERIOD_S = 1.0
-DEADLINE_LOOKS = 10  # a hundred thousand waits are asked for their deadlines now and then
+MANY_WAITS, MANY_LOOKS = 10_000, 10  # so many are asked for their deadlines now and then
 # A decision needs three beats at most: a member's report, its leader's fetch, the other side's.
 # The rest is for policies that count fetches.
 STILL_BEATS = 20
@@ -49,8 +49,9 @@ class Watch:
             await anyio.sleep(LOOK_PERIOD_S)
             now_s = self._clock.now_s()
             looks += 1
-            late = looks % DEADLINE_LOOKS == 0 and any(w.end_s < now_s for w in self._pending.waits)
-            if late:
+            waits = self._pending.waits
+            asked = len(waits) < MANY_WAITS or looks % MANY_LOOKS == 0
+            if asked and any(wait.end_s < now_s for wait in waits):
                 raise DeadlineExceeded(f"at {now_s:g} s they wait in vain: {self.waiting()}")
             if self._pending.sleepers or self._wires.under_way or self._wires.said != said:
                 said, since_s = self._wires.said, now_s
