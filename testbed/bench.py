@@ -4,10 +4,13 @@ Each case is a comparison or run of the ordinary command; what is claimed is a r
 measurements of the same call of this script, or against a bound that the run itself printed.
 """
 
+import asyncio
 import json
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -37,6 +40,8 @@ def interval_settings(prefill: int, decode: int) -> Case:
 
 VIRTUALLY = "-virtual"
 INTERVAL = "interval"
+SCALE = "scale"
+WINDOW_S = 600.0
 INTERVAL_SHAPES = ((1, 8), (1, 6), (1, 2), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1))  # P, D
 CASES: dict[str, Case] = {
     "1p1d": ("compare", "topologies/1p1d.yaml"),
@@ -64,7 +69,18 @@ CASES: dict[str, Case] = {
         )
         for prefill, decode in INTERVAL_SHAPES
     },
+    f"{SCALE}-speed": (
+        "run", "topologies/2p4d.yaml", "--world", "virtual",
+        "--set", "scale.layers=1", "--set", "workload.turns=4",
+    ),
+    f"{SCALE}-2p4d": ("run", "topologies/2p4d-660b.yaml", "--world", "virtual"),
+    f"{SCALE}-48p96d": ("run", "topologies/48p96d.yaml", "--world", "virtual"),
+    f"{SCALE}-window": (
+        "run", "topologies/48p96d.yaml", "--world", "virtual",
+        "--set", "workload.turns=24", "--set", f"workload.window_s={WINDOW_S:g}",
+    ),
 }  # fmt: skip
+GROUPS = (INTERVAL, SCALE)
 
 
 class Bench:
@@ -110,6 +126,9 @@ def claims(bench: Bench) -> None:
         ({"1p2d", "tau-4"}, _time_scale),
         ({"tau-0.25"}, _overload),
         ({"real-sessions"}, _real_sessions),
+        ({f"{SCALE}-speed"}, _speed),
+        ({f"{SCALE}-2p4d", f"{SCALE}-48p96d"}, _scale_out),
+        ({f"{SCALE}-window"}, _window),
     ]
     for needed, check in wanted:
         if needed <= bench.results.keys():
@@ -202,6 +221,48 @@ def _real_sessions(bench: Bench) -> None:
     bench.claim("real sessions: dualpath over basic", result["speedup"]["dualpath"], "", None)
 
 
+def _speed(bench: Bench) -> None:
+    turn_s = 1 / bench.policy(f"{SCALE}-speed", "dualpath")["turns_per_wall_s"]
+    bench.at_least("2P4D in virtual time: turns in a second of ours", 1 / turn_s, 2500)
+    switches = turn_s / _switch_s()
+    bench.claim("the same: a turn in bare switches of asyncio tasks", switches, "", None)
+
+
+def _switch_s() -> float:
+    """What it takes asyncio to wake one task: what every step of a turn pays at least."""
+    count = 100_000
+
+    async def switch() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(count):
+            woken = loop.create_future()
+            loop.call_soon(woken.set_result, None)
+            await woken
+
+    began_s = time.perf_counter()
+    asyncio.run(switch())
+    return (time.perf_counter() - began_s) / count
+
+
+def _scale_out(bench: Bench) -> None:
+    small, large = (bench.policy(f"{SCALE}-{name}", "dualpath") for name in ("2p4d", "48p96d"))
+    bench.alike("mean JCT: 48P96D with 49,152 agents over 2P4D with 2,048",
+                large["jct_s"]["mean"], small["jct_s"]["mean"], 0.03)  # fmt: skip
+    growth = small["turns_per_wall_s"] / large["turns_per_wall_s"]
+    bench.claim("cost of a turn: 144 nodes over 6", growth, "<= 2.5", growth <= 2.5)
+
+
+def _window(bench: Bench) -> None:
+    policy = bench.policy(f"{SCALE}-window", "dualpath")
+    wall_s = WINDOW_S / policy["virtual_s_per_wall_s"]  # turns under way then are played to the end
+    memory_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    what = f"48P96D, {WINDOW_S:g} s"
+    bench.claim(f"{what}: {policy['completed_turns']} turns; minutes of ours", wall_s / 60, "<= 15",
+                wall_s <= 900)  # fmt: skip
+    bench.claim(f"{what}: virtual seconds in one of ours", policy["virtual_s_per_wall_s"], "", None)
+    bench.claim(f"{what}: memory, GiB", memory_gib, "<= 8", memory_gib <= 8)
+
+
 def _parity(bench: Bench, case: str) -> None:
     emulated, virtual = bench.results[case], bench.results[case + VIRTUALLY]
     alike = parity.same_order(emulated, virtual)
@@ -237,13 +298,15 @@ def play(case: str, runs: Path) -> Any:
 
 
 @click.command()
-@click.argument("cases", nargs=-1, type=click.Choice([*CASES, INTERVAL]))
+@click.argument("cases", nargs=-1, type=click.Choice([*CASES, *GROUPS]))
 @click.option("--json", "as_json", is_flag=True, help="Claims as JSON.")
 def main(cases: tuple[str, ...], as_json: bool) -> None:
-    """Measure CASES (all of them by default, about half an hour) and check the claims."""
-    chosen = [case for case in cases or CASES if case != INTERVAL]
-    if INTERVAL in cases:
-        chosen += [case for case in CASES if case.startswith(f"{INTERVAL}-")]
+    """Measure CASES and check the claims; by default all but `scale`, about half an hour."""
+    chosen = [case for case in cases or CASES if case not in GROUPS]
+    if not cases:
+        chosen = [case for case in chosen if not case.startswith(SCALE)]
+    for group in set(cases).intersection(GROUPS):
+        chosen += [case for case in CASES if case.startswith(f"{group}-")]
     results = {}
     with tempfile.TemporaryDirectory(prefix="dualpath-bench-") as runs:
         for case in dict.fromkeys(chosen):
