@@ -20,7 +20,8 @@ from engines.messages import Message
 from engines.real import frames, routes
 from engines.real.connection import Connection
 from engines.real.digests import BlockKeys, digest_blocks, first_difference
-from engines.real.frames import CLASSES, Doorbell, Order
+from engines.real.frames import CLASSES, Order
+from engines.real.links import Link, Prepared
 from engines.real.pool import KvPool
 from engines.real.routes import TcpConfig
 from engines.seams.clock import Clock
@@ -34,37 +35,6 @@ COUNTS = (
     "payload_bytes", *(f"bytes_sent_{name}" for name in CLASSES),
 )  # fmt: skip
 RETRY_S = 0.02
-
-
-class _Link:
-    """The way to one peer in one class; the lock keeps the order of who had to wait.
-
-    `posted` are messages that nobody waits for, and `posting` the task that sends them.
-    """
-
-    def __init__(self) -> None:
-        self.lock = anyio.Lock()
-        self.connection: Connection | None = None
-        self.posted: deque[tuple[bytes, int]] = deque()
-        self.posting: asyncio.Task[None] | None = None
-
-    @property
-    def ready(self) -> Connection | None:
-        connection = self.connection
-        if connection is None or connection.stalled or not connection.usable:
-            return None
-        return None if self.posted or self.lock.locked() else connection
-
-
-class _Prepared:
-    """A write as it goes out."""
-
-    def __init__(self, write: Write, payload: memoryview | bytes, order: Order) -> None:
-        self.write = write
-        self.note = frames.encode(Doorbell(write.note, write.target))
-        self.layer = frames.layer_of(write.target)
-        self.payload = payload
-        self.order = order
 
 
 class TcpTransport:
@@ -84,7 +54,7 @@ class TcpTransport:
         self._clock = clock
         self._keys = keys
         self._pools: dict[str, KvPool] = {}
-        self._links: dict[tuple[str, TrafficClass], _Link] = {}
+        self._links: dict[tuple[str, TrafficClass], Link] = {}
         self._accepted: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
         self._inbox: deque[Delivery | TransferError] = deque()
@@ -138,7 +108,7 @@ class TcpTransport:
         Raises DeadlineExceeded or TransferError. Writes that are given up, by their deadline or by
         cancellation, take their connection along: nothing of them leaves this host any more.
         """
-        prepared = [_Prepared(write, *self._payload(write)) for write in writes]
+        prepared = [Prepared(write, *self._payload(write)) for write in writes]
         with self._clock.deadline(
             deadline_s, f"{self.host}'s write for request {writes[0].request} to {peer}"
         ):
@@ -336,10 +306,10 @@ class TcpTransport:
             data = np.ascontiguousarray(blocks.swapaxes(1, 2)).data.cast("B")
         return data, Order.ROWS
 
-    def _link(self, peer: str, traffic_class: TrafficClass) -> _Link:
-        return self._links.setdefault((peer, traffic_class), _Link())
+    def _link(self, peer: str, traffic_class: TrafficClass) -> Link:
+        return self._links.setdefault((peer, traffic_class), Link())
 
-    async def _post_queued(self, peer: str, traffic_class: TrafficClass, link: _Link) -> None:
+    async def _post_queued(self, peer: str, traffic_class: TrafficClass, link: Link) -> None:
         """Send what could not leave at once; a failure surfaces where messages are received."""
 
         def emit(connection: Connection) -> None:
@@ -349,10 +319,10 @@ class TcpTransport:
         try:
             while link.posted:
                 await self._emit(peer, traffic_class, emit)
-        except (TransferError, DeadlineExceeded) as error:
+        except Exception as error:  # nobody waits for this task
             link.posted.clear()
             if not self._quiet:
-                surfaced = TransferError(str(error))
+                surfaced = TransferError(f"{self.host} to {peer}: {error}")
                 surfaced.__cause__ = error
                 self._queue(surfaced)
         finally:

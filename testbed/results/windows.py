@@ -1,7 +1,11 @@
 """Which part of a run counts when agents arrive one by one, and which turns were never due."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engines.agents import AgentsConfig, TurnRecord
 from testbed.errors import RunFailed
@@ -105,3 +109,44 @@ def leaving_s(turns: Sequence[TurnRecord]) -> float:
         over[agent] = max(over.get(agent, 0.0), turn.done_s or turn.submitted_s)
     gone = sorted(over.values())
     return gone[int(len(gone) * FIRST_TO_LEAVE)] if gone else 0.0
+
+
+def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float, float]:
+    """From the cluster's fill until its load falls, in target seconds.
+
+    It is full when as many turns have entered decode as the pipeline holds before it, and as many
+    again as decode itself holds (Little's law): from then on as many contexts leave as enter, and
+    memories hold what they will hold. The load falls when agents begin to leave and the queue is
+    dry: no more turns wait for their decode than the pipeline itself holds. A run too short for a
+    steady state counts as a whole.
+    """
+    starts = np.sort([turn.decode_start_s for turn in turns if turn.decode_start_s])
+    submits = np.sort([turn.submitted_s for turn in turns])
+    if len(starts) == 0:
+        return 0.0, 0.0
+    last = len(starts) - 1
+    filled = min(queue_turns, last)
+    waiting = np.searchsorted(submits, starts, side="right") - np.arange(1, len(starts) + 1)
+    dry = np.flatnonzero((waiting <= queue_turns) & (starts > starts[filled]))
+    staying = np.searchsorted(starts, leaving_s(turns), side="right") - 1
+    end = max(int(dry[0]), int(staying)) if len(dry) else last
+    between_s = float(starts[end] - starts[filled])
+    decodes = [turn.done_s - turn.decode_start_s for turn in turns if turn.done_s]
+    decoding = (end - filled) / between_s * float(np.mean(decodes or [0.0])) if between_s else 0.0
+    begin_s = float(starts[min(filled + math.ceil(decoding), last)])
+    end_s = float(starts[end])
+    if end_s - begin_s < SHORTEST_WINDOW_S:
+        return 0.0, max(turn.done_s or turn.decode_start_s for turn in turns)
+    return begin_s, end_s
+
+
+def entry_rate(starts: NDArray[np.float64], window: tuple[float, float]) -> float:
+    """Turns per second that enter decode, from sorted entries within a window.
+
+    The slope of the line through the entries: they come in clumps, one a forward, and a count
+    between two edges is wrong by up to a clump, which is some percent of a short run.
+    """
+    length_s = window[1] - window[0]
+    if window[0] == 0 or len(starts) < 2 or starts[0] == starts[-1]:
+        return len(starts) / length_s if length_s > 0 else 0.0
+    return float(np.polyfit(starts - starts[0], np.arange(len(starts)), 1)[0])

@@ -16,15 +16,8 @@ from scheduler.types import Decision, ReadExtent, Request, Side
 from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import metrics
-from testbed.results.metrics import (
-    RunData,
-    entry_rate,
-    job_times_s,
-    measure,
-    path_share,
-    spread,
-    steady_window,
-)
+from testbed.results.metrics import RunData, job_times_s, measure, path_share, spread
+from testbed.results.windows import entry_rate, steady_window
 from testbed.spec import load_experiment
 from testbed.workload import build_workload
 from testbed.worlds.account import HostAccount, TurnTruth
