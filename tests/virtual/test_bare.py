@@ -91,3 +91,60 @@ def test_a_sweep_runs_without_a_picture_and_says_why(packages: Path, tmp_path: P
 def test_validate_and_help_work(packages: Path) -> None:
     assert call(packages, "validate", str(ROOT / "topologies/1p2d.yaml")).returncode == 0
     assert "Verbs" in call(packages, "--help").stdout
+
+
+REFUSE = """
+import importlib.abc, socket, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("engines.real", "torch", "lmdb", "mininet", "pyroute2", "uvloop")):
+            raise ImportError(f"{name} is refused here")
+
+class NoSocket(socket.socket):
+    def __init__(self, *words, **named):
+        raise AssertionError("a socket was asked for")
+
+sys.meta_path.insert(0, Refuse())
+socket.socket = socket.socketpair = socket.create_connection = NoSocket
+"""
+
+
+def test_engines_and_scheduler_run_without_our_real_sides_and_without_a_socket(
+    tmp_path: Path,
+) -> None:
+    program = REFUSE + (
+        "from testbed.cli.main import main\n"
+        "code = main()\n"
+        "assert not [name for name in sys.modules if name.startswith('engines.real')]\n"
+        "assert 'engines.prefill' in sys.modules and 'scheduler.scheduler' in sys.modules\n"
+        "sys.exit(code)\n"
+    )
+    words = [
+        "compare",
+        str(ROOT / "topologies/1p2d.yaml"),
+        "--world",
+        "virtual",
+        "--json",
+        "--require",
+        "functional",
+        "--runs",
+        str(tmp_path),
+        "--set",
+        "workload.agents=24",
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True, text=True, timeout=100, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["verdict"]["functional"] == "passed"
+
+
+@pytest.mark.parametrize("name", ["engines.real.tcp", "torch"])
+def test_what_is_refused_is_refused(name: str) -> None:
+    program = f"{REFUSE}import {name}"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert ended.returncode == 1 and "is refused here" in ended.stderr
