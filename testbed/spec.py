@@ -125,7 +125,12 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     _cross_check(document, experiment)
     named = experiment.workload
     if isinstance(named, WekaWorkload | ReplayWorkload) and named.trace:
-        trace = str((path.parent / named.trace).resolve())
+        try:
+            trace = str((path.parent / named.trace).resolve())
+        except (OSError, ValueError, RuntimeError) as error:  # NUL in the name, links in a circle
+            raise InputError(
+                f"{document.place('workload', 'trace')}: {named.trace!r} is no file's name: {error}"
+            ) from error
         workload = msgspec.structs.replace(named, trace=trace)
         return msgspec.structs.replace(experiment, workload=workload)
     return experiment

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
-PerSecond = Annotated[float, Meta(gt=0, le=1e6)]
+PerSecond = Annotated[float, Meta(ge=1e-3, le=1e6)]
 Seconds = Annotated[float, Meta(gt=0, le=1e7)]
 
 

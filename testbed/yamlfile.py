@@ -103,7 +103,7 @@ class _Reader:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = mark.line + 1 if mark else 1
-            problem = getattr(error, "problem", None) or str(error)
+            problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
             raise InputError(
                 f"{self._where(line)}: not valid YAML: {problem}; check indentation, "
                 "colons and quotes around this line"

@@ -52,7 +52,10 @@ class Watch:
             waits = self._pending.waits
             asked = len(waits) < MANY_WAITS or looks % MANY_LOOKS == 0
             if asked and any(wait.end_s < now_s for wait in waits):
-                raise DeadlineExceeded(f"at {now_s:g} s they wait in vain: {self.waiting()}")
+                raise DeadlineExceeded(
+                    f"at {now_s:g} s some have waited longer than engine.deadline_s allows: "
+                    f"{self.waiting()}"
+                )
             if self._pending.sleepers or self._wires.under_way or self._wires.said != said:
                 said, since_s = self._wires.said, now_s
             elif now_s - since_s > STILL_BEATS * self._pending.beat_s:

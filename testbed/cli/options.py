@@ -21,6 +21,7 @@ from testbed.spec import Experiment, load_experiment
 from testbed.workload import Workload, build_workload
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
+TIME_SCALE = "scale.time_scale"
 MOST_COLUMNS = 100
 
 
@@ -77,11 +78,13 @@ def load(
     if world == VIRTUAL:
         if time_scale is not None:
             raise InputError("--time-scale says nothing in the virtual world; leave it out")
+        if any(setting.partition("=")[0].strip() == TIME_SCALE for setting in settings):
+            raise InputError(f"--set {TIME_SCALE} says nothing in the virtual world; leave it out")
         time_scale = 1.0
     if seed is not None:
         overrides.append(f"seed={seed}")
     if time_scale is not None:
-        overrides.append(f"scale.time_scale={time_scale}")
+        overrides.append(f"{TIME_SCALE}={time_scale}")
     if workload is not None:
         overrides.append(f"workload.kind={workload}")
     if aps is not None:
@@ -106,8 +109,8 @@ def play_and_tell(
     talk = Console(stderr=True)
     said = facts(path.name, experiment, workload, policies)
     for warning in said.warnings:
-        talk.print(f"warning: {warning}", style="yellow")
-    talk.print(text(said, columns(talk)) + "\n", highlight=False, soft_wrap=True)
+        talk.print(f"warning: {warning}", style="yellow", markup=False)
+    talk.print(text(said, columns(talk)) + "\n", highlight=False, soft_wrap=True, markup=False)
     with Bars(policies, talk) as bars:
         comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world)
     if as_json:
@@ -123,9 +126,11 @@ def columns(console: Console) -> int:
 
 
 def exit_code(comparison: Comparison, require: str) -> int:
-    """0, 1 if it is wrong, 3 if timing was asked for and cannot be told."""
+    """0, 1 if it is wrong, 3 if what was asked for cannot be told."""
     if comparison.verdict.functional == FAILED:
         return EXIT_FAILED
+    if comparison.verdict.functional == INCONCLUSIVE:
+        return EXIT_INCONCLUSIVE
     if require == "timing" and comparison.verdict.timing == INCONCLUSIVE:
         return EXIT_INCONCLUSIVE
     return 0

@@ -25,11 +25,12 @@ def link_rates(
     uplink_bps: float | None,
     storage_bps: float | None = None,
     overrides: Mapping[tuple[str, str], float | None] | None = None,
+    least_bps: float = MIN_BPS,
 ) -> LinkRates:
     """One rate per kind of link, then single links; all payload bit/s, None for unshaped.
 
     `cnic_bps` is that of one GPU host: g times a CNIC's if the topology is folded. `storage_bps`
-    is that of each storage host. Raises InputError for an unknown link or a rate below 100 kbit/s.
+    is that of each storage host. Raises InputError for an unknown link or a rate below `least_bps`.
     """
     by_nic = {"snic": snic_bps, "cnic": cnic_bps, "pcie": pcie_bps, "uplink": uplink_bps}
     rates = {
@@ -42,6 +43,10 @@ def link_rates(
             raise InputError(f"no data link {link[0]}:{link[1]}; this topology has {known}")
         rates[link] = bps
     for (owner, nic), bps in rates.items():
-        if bps is not None and not MIN_BPS <= bps < float("inf"):
-            raise InputError(f"rate of {owner}:{nic} is {bps} bit/s; use at least {MIN_BPS:.0f}")
+        if bps is not None and not least_bps <= bps < float("inf"):
+            raise InputError(
+                f"the emulated rate of {owner}:{nic} is {bps:.0f} bit/s and must be at least "
+                f"{least_bps:.0f}; make the hardware faster, or scale.time_scale or "
+                "scale.token_scale smaller"
+            )
     return LinkRates(rates)

@@ -114,6 +114,13 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
         ("tokens right / checked", [f"{r.tokens_equal} / {r.tokens_checked}" for r in results]),
         ("KV right / sampled", [f"{r.kv_equal} / {r.kv_checked}" for r in results]),
         ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),
+        *(_machine_lines(results) if any(r.cpu_ms_per_turn for r in results) else []),
+    ]
+
+
+def _machine_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
+    """What the emulated world took of this machine."""
+    return [
         ("CPU a turn, ms", [f"{r.cpu_ms_per_turn:.1f}" for r in results]),
         *(
             (f"  {role}", [f"{r.cpu_ms_by_role.get(role, 0):.1f}" for r in results])
@@ -153,7 +160,7 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
             verdict_text(comparison.verdict),
             Text(f"results: {comparison.folder}"),
         ),
-        title=title,
+        title=Text(title),
         title_align="left",
     )
 

@@ -32,6 +32,7 @@ def capacities(wires: WirePlan) -> dict[tuple[str, str], float]:
         uplink_bps=wires.node_bps,
         storage_bps=wires.storage_bps,
         overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
+        least_bps=1.0,  # the shaper's limits are the emulated world's business
     )
     return {link: (bps or float("inf")) / 8 for link, bps in rates.payload_bps.items()}
 

@@ -28,10 +28,11 @@ def judge(run: RunData, result: PolicyResult, cores: int) -> Verdict:
     """Both verdicts on one policy's run."""
     wrong = _functional(run, result)
     doubts = _timing(run, result, cores)
+    unseen = _unchecked(run, result)
     return Verdict(
-        FAILED if wrong else PASSED,
+        FAILED if wrong else INCONCLUSIVE if unseen else PASSED,
         INCONCLUSIVE if doubts else FAITHFUL,
-        (*wrong, *doubts),
+        (*wrong, *unseen, *doubts),
     )
 
 
@@ -41,7 +42,7 @@ def join(verdicts: dict[str, Verdict]) -> Verdict:
     functional = [verdict.functional for verdict in verdicts.values()]
     timing = [verdict.timing for verdict in verdicts.values()]
     return Verdict(
-        FAILED if FAILED in functional else PASSED,
+        next(word for word in (FAILED, INCONCLUSIVE, PASSED) if word in functional),
         INCONCLUSIVE if INCONCLUSIVE in timing else FAITHFUL,
         tuple(causes),
     )
@@ -61,6 +62,17 @@ def _functional(run: RunData, result: PolicyResult) -> list[str]:
     if not result.failed_turns and _kv_is_counted_apart(run):
         causes += _ledger(result)
     return causes + _classes(run, result)
+
+
+def _unchecked(run: RunData, result: PolicyResult) -> list[str]:
+    """A run that generated no token has shown none to be right."""
+    if result.tokens_checked or not result.completed_turns:
+        return []
+    scale = run.plan.world.layout.token_scale
+    return [
+        f"no turn generated a token that could be checked; one stands for {scale}: generate more, "
+        "or set a smaller scale.token_scale"
+    ]
 
 
 def _kv_is_counted_apart(run: RunData) -> bool:

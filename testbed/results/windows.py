@@ -132,10 +132,11 @@ def steady_window(turns: Sequence[TurnRecord], queue_turns: int) -> tuple[float,
     end = max(int(dry[0]), int(staying)) if len(dry) else last
     between_s = float(starts[end] - starts[filled])
     decodes = [turn.done_s - turn.decode_start_s for turn in turns if turn.done_s]
-    decoding = (end - filled) / between_s * float(np.mean(decodes or [0.0])) if between_s else 0.0
+    mean_decode_s = float(np.mean(decodes or [0.0]))
+    decoding = (end - filled) / between_s * mean_decode_s if between_s else 0.0
     begin_s = float(starts[min(filled + math.ceil(decoding), last)])
     end_s = float(starts[end])
-    if end_s - begin_s < SHORTEST_WINDOW_S:
+    if end_s - begin_s < max(SHORTEST_WINDOW_S, mean_decode_s):
         return 0.0, max(turn.done_s or turn.decode_start_s for turn in turns)
     return begin_s, end_s
 

@@ -109,6 +109,8 @@ def read_points(
 def _axes(document: Document, grid: Grid) -> Iterator[Axis]:
     own = {key: name for name, keys in AXES.items() for key in keys}
     for key in grid.set:
+        if key != key.strip():
+            raise InputError(f"{document.place('set', key)}: {key!r} has blanks around it")
         if key in own:
             raise InputError(
                 f"{document.place('set', key)}: {key} has an axis of its own; write it as "

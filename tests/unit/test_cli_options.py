@@ -10,11 +10,15 @@ from test_picture import comparison
 
 from testbed.cli import options
 from testbed.cli.main import main
+from testbed.cli.options import load
 from testbed.errors import InputError
 from testbed.results.schema import Comparison, Verdict
+from testbed.session import VIRTUAL
 from testbed.spec_workload import FixedWorkload, WekaWorkload
 
 FILE = Path(__file__).parents[2] / "topologies" / "1p1d.yaml"
+
+ROOT = Path(__file__).parents[2]
 
 
 def with_verdict(functional: str, timing: str) -> Comparison:
@@ -63,7 +67,7 @@ def test_arrivals_are_an_option_of_every_kind() -> None:
 
 @pytest.mark.parametrize("aps", [0.0, -1.0, float("nan"), float("inf"), 1e300])
 def test_rates_of_arrival_that_are_none(aps: float) -> None:
-    with pytest.raises(InputError, match=r"workload\.aps is .*; it must be a number above 0"):
+    with pytest.raises(InputError, match=r"workload\.aps is .*; it must be a number at least 0\.001"):
         options.load(FILE, None, None, None, (), aps=aps)
 
 
@@ -165,3 +169,14 @@ def test_a_command_has_all_options_and_its_own_default_verdict() -> None:
         "settings": ("a=1", "b=2"), "require": "timing", "runs": Path("runs"), "as_json": True,
     }  # fmt: skip
     assert CliRunner().invoke(command, ["x.yaml", "--require", "luck"]).exit_code == 2
+
+
+def test_the_virtual_world_takes_no_time_scale_however_it_is_given() -> None:
+    with pytest.raises(InputError, match=r"scale\.time_scale says nothing in the virtual world"):
+        load(ROOT / "topologies/1p1d.yaml", None, None, None, (" scale.time_scale=2",), VIRTUAL)
+
+
+def test_a_trace_whose_name_no_file_can_have() -> None:
+    settings = ("workload.kind=weka", r'workload.trace="a\0b"')
+    with pytest.raises(InputError, match=r"workload\.trace.* is no file's name"):
+        load(ROOT / "topologies/1p1d.yaml", None, None, None, settings)

@@ -141,3 +141,10 @@ def test_settings_of_all_points_are_named_as_such(tmp_path: Path) -> None:
     assert said == (
         "--set workload.agents=4: workload.agents is set by the grid's loads; change it there"
     )
+
+
+def test_blanks_around_a_key_are_refused(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text('experiment: 1p1d.yaml\nset: {" scale.layers": [1]}\n')
+    with pytest.raises(InputError, match=r"grid\.yaml:2: ' scale\.layers' has blanks around it"):
+        read_points(grid, [], "virtual", lambda *_: None)

@@ -85,6 +85,16 @@ def test_kv_outside_its_class_fails_the_run() -> None:
     assert not judged(run, result).causes  # without classes there is nothing to tell apart
 
 
+def test_a_run_without_a_token_shows_none_to_be_right() -> None:
+    run, result = sound()
+    none = msgspec.structs.replace(result, tokens_checked=0, tokens_equal=0)
+    found = judged(run, none)
+    assert found.functional == "inconclusive" and "no turn generated a token" in found.causes[0]
+    assert join({"a": judged(run, result), "b": found}).functional == "inconclusive"
+    wrong = msgspec.structs.replace(none, tokens_checked=1)
+    assert join({"a": found, "b": judged(run, wrong)}).functional == "failed"
+
+
 def late_layers(run: RunData) -> None:
     run.accounts["pe0-gpu"].compute["lateness_s"] = 1.81  # of a window of three
 
