@@ -94,7 +94,9 @@ def show(answer: Answer, console: Console) -> None:
             drawn.right_crop(5)  # the share of the longest bar says nothing here
             drawn.append(f" {gain:.2f}x")
         table.add_row(change.resource, *bars, change.twice.binds)
-    console.print(f"{answer.experiment}, {answer.policy}: throughput over today's", style="bold")
+    console.print(
+        f"{answer.experiment}, {answer.policy}: throughput over today's", style="bold", markup=False
+    )
     console.print(table)
     for sentence in words(answer):
-        console.print(sentence, highlight=False)
+        console.print(sentence, highlight=False, markup=False)

@@ -67,7 +67,9 @@ def test_arrivals_are_an_option_of_every_kind() -> None:
 
 @pytest.mark.parametrize("aps", [0.0, -1.0, float("nan"), float("inf"), 1e300])
 def test_rates_of_arrival_that_are_none(aps: float) -> None:
-    with pytest.raises(InputError, match=r"workload\.aps is .*; it must be a number at least 0\.001"):
+    with pytest.raises(
+        InputError, match=r"workload\.aps is .*; it must be a number at least 0\.001"
+    ):
         options.load(FILE, None, None, None, (), aps=aps)
 
 
