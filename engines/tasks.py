@@ -16,16 +16,19 @@ __all__ = ["Crew", "Event", "Future", "Life", "future"]
 class Crew:
     """Tasks that end together: by themselves, by `dismiss`, or with the first error among them.
 
-    Errors leave the block as an exception group, as those of a task group do.
+    Errors leave the block as an exception group, as those of asyncio's task groups do. Those call
+    back at the end of each task; a crew looks at its members when it ends, which is cheaper.
     """
 
     def __init__(self) -> None:
-        self._tasks = asyncio.TaskGroup()
-        self._at_work: list[asyncio.Task[None]] = []  # and some that have ended since
+        self._members: list[tuple[asyncio.Task[None], Coroutine[Any, Any, None]]] = []
         self._tidy_at = 64
+        self._errors: list[BaseException] = []
+        self._leaving = self._broke_off = False
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
+        self._loop = asyncio.get_running_loop()
+        self._leader = asyncio.current_task()
         return self
 
     async def __aexit__(
@@ -34,19 +37,48 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._tasks.__aexit__(kind, error, trace)
+        self._leaving = True
+        cancelled = error if isinstance(error, asyncio.CancelledError) else None
+        if error is not None:
+            self.dismiss()
+            if cancelled is None:
+                self._errors.append(error)
+        while at_work := [task for task, _ in self._members if not task.done()]:
+            try:
+                await asyncio.wait(at_work)
+            except asyncio.CancelledError as outer:
+                cancelled = outer
+                self.dismiss()
+        for _, work in self._members:
+            work.close()  # of who was dismissed before it began
+        if self._errors:
+            if self._broke_off and self._leader is not None:
+                self._leader.uncancel()
+            raise BaseExceptionGroup("errors in a crew", self._errors) from None
+        if cancelled is not None and cancelled is not error:
+            raise cancelled
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the others; it begins when the loop next comes round."""
-        self._at_work.append(self._tasks.create_task(work))
-        if len(self._at_work) > self._tidy_at:  # cheaper than a callback at the end of each
-            self._at_work = [task for task in self._at_work if not task.done()]
-            self._tidy_at = 64 + 2 * len(self._at_work)
+        self._members.append((self._loop.create_task(self._do(work)), work))
+        if len(self._members) > self._tidy_at:
+            self._members = [member for member in self._members if not member[0].done()]
+            self._tidy_at = 64 + 2 * len(self._members)
 
     def dismiss(self) -> None:
         """Cancel whoever is still at work."""
-        for task in self._at_work:
+        for task, _ in self._members:
             task.cancel()
+
+    async def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._errors.append(error)
+            self.dismiss()
+            if not self._leaving and self._leader is not None:
+                self._broke_off = True
+                self._leader.cancel()
 
 
 def future() -> Future[None]:

@@ -42,8 +42,7 @@ class Awaited(Generic[T]):
         if not self._here:
             if self._woken is None or self._woken.done():
                 self._woken = future()
-            with clock.deadline(deadline_s, self._what):
-                await self._woken
+            await clock.wait_for(self._woken, deadline_s, self._what)
         assert self._value is not None
         return self._value
 

@@ -1,10 +1,20 @@
 """The virtual clock: target seconds are the loop's own, and pass only when all tasks wait."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from types import TracebackType
+from typing import NamedTuple
 
 import anyio.lowlevel
+
+
+class Wait(NamedTuple):
+    """What somebody on a host waits for, and until when at most."""
+
+    end_s: float
+    host: str
+    what: str
 
 
 class _Pending:
@@ -14,7 +24,7 @@ class _Pending:
     """
 
     def __init__(self) -> None:
-        self.waits: dict[Wait, None] = {}
+        self.waits: dict[object, Wait] = {}
         self.sleepers = 0
         self.beat_s = 0.0
 
@@ -70,34 +80,26 @@ class VirtualClock:
         finally:
             timer.cancel()
 
-    def deadline(self, seconds: float, what: str) -> "Wait":
+    async def wait_for(self, woken: asyncio.Future[None], seconds: float, what: str) -> None:
+        """Wait, known by name; the watch ends the world if it takes too long."""
+        waits = self.pending.waits
+        waits[woken] = Wait(self._loop.time() + seconds, self._host, what)
+        try:
+            await woken
+        finally:
+            del waits[woken]
+
+    @contextmanager
+    def deadline(self, seconds: float, what: str) -> Iterator[None]:
         """Name what the block waits for; the watch ends the world if it waits too long."""
-        return Wait(self.pending.waits, self._loop.time() + seconds, self._host, what)
+        block, waits = object(), self.pending.waits
+        waits[block] = Wait(self._loop.time() + seconds, self._host, what)
+        try:
+            yield
+        finally:
+            del waits[block]
 
 
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
-
-
-class Wait:
-    """A block on a host that has a deadline."""
-
-    __slots__ = ("_waits", "end_s", "host", "what")
-
-    def __init__(self, waits: "dict[Wait, None]", end_s: float, host: str, what: str) -> None:
-        self.end_s = end_s
-        self.host = host
-        self.what = what
-        self._waits = waits
-
-    def __enter__(self) -> None:
-        self._waits[self] = None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        del self._waits[self]

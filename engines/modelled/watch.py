@@ -51,7 +51,7 @@ class Watch:
             looks += 1
             waits = self._pending.waits
             asked = len(waits) < MANY_WAITS or looks % MANY_LOOKS == 0
-            if asked and any(wait.end_s < now_s for wait in waits):
+            if asked and any(wait.end_s < now_s for wait in waits.values()):
                 raise DeadlineExceeded(
                     f"at {now_s:g} s some have waited longer than engine.deadline_s allows: "
                     f"{self.waiting()}"
@@ -68,7 +68,7 @@ class Watch:
         by_host: dict[str, list[str]] = {
             host: [f"{host}: {what}" for what in waits()] for host, waits in self._hosts.items()
         }
-        for wait in sorted(self._pending.waits, key=lambda wait: wait.end_s):
+        for wait in sorted(self._pending.waits.values(), key=lambda wait: wait.end_s):
             by_host.setdefault(wait.host, []).append(f"{wait.host}: {wait.what}")
         whats = list(_in_turns(by_host.values()))
         more = len(whats) - MOST_NAMED

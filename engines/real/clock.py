@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 
 from engines.errors import DeadlineExceeded
+from engines.tasks import Future
 
 # uvloop's timers count whole milliseconds; a shorter sleep would spin the loop instead.
 SHORTEST_SLEEP_S = 0.001
@@ -38,6 +39,11 @@ class RealClock:
     async def beat_until_s(self, when_s: float) -> None:
         """As `sleep_until_s`: in real time nobody asks whether the world stands still."""
         await self.sleep_until_s(when_s)
+
+    async def wait_for(self, woken: Future[None], seconds: float, what: str) -> None:
+        """Wait for a future; DeadlineExceeded naming `what` if it takes longer than `seconds`."""
+        with self.deadline(seconds, what):
+            await woken
 
     @contextmanager
     def deadline(self, seconds: float, what: str) -> Iterator[None]:

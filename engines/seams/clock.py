@@ -3,6 +3,8 @@
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from engines.tasks import Future
+
 
 class Clock(Protocol):
     """Monotonic target time; one real second is 1/time_scale of a target second."""
@@ -17,6 +19,10 @@ class Clock(Protocol):
 
     async def beat_until_s(self, when_s: float) -> None:
         """As `sleep_until_s`, for a heart-beat: that it beats on is no sign of work left."""
+        ...
+
+    async def wait_for(self, woken: Future[None], seconds: float, what: str) -> None:
+        """Wait for a future; DeadlineExceeded naming `what` if it takes longer than `seconds`."""
         ...
 
     def deadline(self, seconds: float, what: str) -> AbstractContextManager[None]:

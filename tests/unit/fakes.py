@@ -23,6 +23,7 @@ from engines.messages import Message
 from engines.modelled.loop import run_virtual
 from engines.seams.compute import DecodeJob, PrefillJob
 from engines.seams.transport import Delivery, TrafficClass, Write
+from engines.tasks import Future
 
 BLOCK = 4
 LAYERS = 2
@@ -46,6 +47,10 @@ class FakeClock:
 
     async def beat_until_s(self, when_s: float) -> None:
         await self.sleep_until_s(when_s)
+
+    async def wait_for(self, woken: Future[None], seconds: float, what: str) -> None:
+        with self.deadline(seconds, what):
+            await woken
 
     @contextmanager
     def deadline(self, seconds: float, what: str) -> Iterator[None]:

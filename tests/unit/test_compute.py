@@ -16,6 +16,7 @@ from engines.real.decoder import Decoder, DecoderShape, Rows, Windows
 from engines.real.pool import KvPool
 from engines.real.tokens import Author, decode, encode
 from engines.seams.compute import Compute, DecodeJob, PrefillJob
+from engines.tasks import Future
 
 PADDED = 128
 SCALE = 64
@@ -41,6 +42,9 @@ class SteppedClock:
 
     async def beat_until_s(self, when_s: float) -> None:
         await self.sleep_until_s(when_s)
+
+    async def wait_for(self, woken: Future[None], seconds: float, what: str) -> None:
+        await woken
 
     def deadline(self, seconds: float, what: str) -> AbstractContextManager[None]:
         return nullcontext()

@@ -62,13 +62,73 @@ def test_the_first_error_ends_all_and_leaves_as_a_group() -> None:
     assert log == ["a"]
 
 
+def test_an_error_breaks_off_a_leader_who_waits_for_something_else() -> None:
+    async def test() -> None:
+        async def fail() -> None:
+            await asyncio.sleep(1)
+            raise ValueError("mine")
+
+        with pytest.raises(ExceptionGroup) as caught:
+            async with Crew() as crew:
+                crew.start(fail())
+                await Event().wait()
+        assert caught.group_contains(ValueError, match="mine")
+        task = asyncio.current_task()
+        assert task is not None and task.cancelling() == 0
+        await asyncio.sleep(1)  # and it can go on
+
+    play(test)
+
+
+def test_the_leaders_own_error_dismisses_the_crew() -> None:
+    log: list[str] = []
+
+    async def test() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with Crew() as crew:
+                crew.start(for_ever(log, "a"))
+                await asyncio.sleep(1)
+                raise KeyError("leader")
+        assert caught.group_contains(KeyError)
+
+    play(test)
+    assert log == ["a"]
+
+
+def test_who_is_dismissed_before_it_began_leaves_no_word() -> None:
+    async def test() -> None:
+        async with Crew() as crew:
+            crew.start(for_ever([], "never"))
+            crew.dismiss()
+
+    play(test)
+
+
+def test_a_crew_that_is_cancelled_takes_its_members_along() -> None:
+    log: list[str] = []
+
+    async def test() -> None:
+        async def whole() -> None:
+            async with Crew() as crew:
+                crew.start(for_ever(log, "a"))
+
+        task = asyncio.get_running_loop().create_task(whole())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    play(test)
+    assert log == ["a"]
+
+
 def test_a_crew_forgets_who_has_ended() -> None:
     async def test() -> None:
         async with Crew() as crew:
             for _ in range(1000):
                 crew.start(asyncio.sleep(0))
                 await asyncio.sleep(0.001)
-            assert len(crew._at_work) < 100
+            assert len(crew._members) < 100
 
     play(test)
 

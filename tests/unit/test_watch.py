@@ -141,9 +141,11 @@ def test_every_host_is_heard_before_one_of_them_fills_the_list() -> None:
     world = World()
 
     async def main() -> str:
-        for n in range(50):
-            world.clock.on("agents").deadline(100 - n, f"thing {n}").__enter__()
-        world.clock.on("sched").deadline(1e9, "a word").__enter__()
+        agents = world.clock.on("agents")
+        held = [agents.deadline(100 - n, f"thing {n}") for n in range(50)]
+        held.append(world.clock.on("sched").deadline(1e9, "a word"))
+        for wait in held:
+            wait.__enter__()
         world.watch.meet("store0", lambda: ["turn 1 for the stage"])
         return world.watch.waiting()
 
