@@ -36,6 +36,14 @@ def _emulated(plan: LabPlan, progress: Callable[[str, int, int], None]) -> RunDa
     return emulated.run(plan, progress)
 
 
+def require_world(world: str) -> None:
+    """Raise EnvironmentUnfit unless what the world is made of is installed."""
+    if world == EMULATED:
+        from testbed.worlds.emulated import require_packages
+
+        require_packages()
+
+
 WORLDS: dict[str, World] = {EMULATED: _emulated, VIRTUAL: virtual.run}
 
 

@@ -11,6 +11,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+import topologies
 from testbed.errors import InputError
 from testbed.spec_profiles import HardwareProfile, ModelProfile, Share
 from testbed.spec_workload import ReplayWorkload, WekaWorkload, WorkloadSpec
@@ -19,6 +20,7 @@ from topologies.shape import MAX_NODES, MAX_STORAGE_HOSTS
 
 BLOCK_TOKENS = 64  # a KV block of the paper's example (appendix A.5), and of the traces
 PROFILES = Path(__file__).parent / "profiles"
+PACKAGED = Path(topologies.__file__).parent
 
 Nodes = Annotated[int, Meta(ge=1, le=MAX_NODES)]
 
@@ -106,11 +108,19 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
 
 
+def experiment_file(path: Path) -> Path:
+    """The file itself, or the packaged one of that name where there is no such file."""
+    packaged = PACKAGED / path.name
+    named = path.parent.name in ("", PACKAGED.name)
+    return packaged if named and not _is_file(path) and _is_file(packaged) else path
+
+
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file; `overrides` are `a.b=value`, applied before it is checked.
 
     Raises InputError naming file, line (or override), key, and what is allowed.
     """
+    path = experiment_file(path)
     document = read_yaml(path)
     for assignment in overrides:
         if "." not in assignment.partition("=")[0]:

@@ -182,4 +182,4 @@ def words(answer: Answer) -> Sequence[str]:
         )
     else:
         said.append("Twice of no single resource gives more.")
-    return said
+    return [*said, f"Differences below {NOTABLE:.0%} may be chance."]

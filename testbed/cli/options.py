@@ -16,7 +16,15 @@ from testbed.facts import facts, text
 from testbed.results.picture import show
 from testbed.results.schema import Comparison
 from testbed.results.verdict import FAILED, INCONCLUSIVE
-from testbed.session import EMULATED, VIRTUAL, WORLDS, play, require_policies, require_size
+from testbed.session import (
+    EMULATED,
+    VIRTUAL,
+    WORLDS,
+    play,
+    require_policies,
+    require_size,
+    require_world,
+)
 from testbed.spec import Experiment, load_experiment
 from testbed.workload import Workload, build_workload
 
@@ -105,6 +113,7 @@ def play_and_tell(
 ) -> int:
     """Play, print, and return the exit code that the verdict asks for."""
     require_policies(policies)
+    require_world(world)
     require_size(experiment, world)
     talk = Console(stderr=True)
     said = facts(path.name, experiment, workload, policies)

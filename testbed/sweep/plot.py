@@ -30,7 +30,7 @@ def draw(found: Curves) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise EnvironmentUnfit(
-            "no picture: matplotlib is not installed; pip install 'dualpath-testbed[plot]'"
+            "no picture: matplotlib is not installed; pip install matplotlib"
         ) from error
     panels = found.panels[:MOST_PANELS]
     across = min(ACROSS, len(panels))

@@ -243,3 +243,16 @@ def test_numbers_that_mean_nothing_are_refused(tmp_path: Path, setting: str, say
 def test_a_profile_with_an_endless_name_is_shortened(tmp_path: Path) -> None:
     said = complaint(tmp_path, SMALL, f"model={'x' * 5000}")
     assert "x..." in said and len(said) < 6000
+
+
+def test_packaged_experiments_are_found_by_name_and_files_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("1p2d.yaml", "topologies/1p2d.yaml"):
+        assert load_experiment(Path(name)).cluster.decode_nodes == 2
+    with pytest.raises(InputError, match=r"elsewhere/1p2d\.yaml: cannot be read"):
+        load_experiment(Path("elsewhere/1p2d.yaml"))
+    mine = (ROOT / "topologies/1p2d.yaml").read_text().replace("decode_nodes: 2", "decode_nodes: 3")
+    Path("1p2d.yaml").write_text(mine)
+    assert load_experiment(Path("1p2d.yaml")).cluster.decode_nodes == 3
