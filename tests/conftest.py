@@ -1,5 +1,6 @@
 """What all tests share: marks by folder."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(folder)
         if folder == "e2e":
             item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in its background so, and commands that tests interrupt inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
