@@ -33,13 +33,15 @@ class ClusterSpec(msgspec.Struct, frozen=True):
     """What does not change during a run.
 
     `alpha_tokens` is what one node's storage path reads in 3 s, `beta_tokens` what one GPU
-    processes in 5 s (both profiled; DualPath section 6.2).
+    processes in 5 s (both profiled; DualPath section 6.2). `seed` is the run's: a policy that
+    draws lots draws the same ones for the same seed.
     """
 
     engines: tuple[EngineSpec, ...]
     block_tokens: int
     alpha_tokens: int
     beta_tokens: int
+    seed: int = 0
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -70,6 +70,7 @@ def cluster_spec(experiment: Experiment, mean: Averages) -> ClusterSpec:
         block_tokens=BLOCK_TOKENS,
         alpha_tokens=int(ALPHA_S * snic / model.kv_bytes_per_token),
         beta_tokens=int(BETA_S / turn_s * mean.prompt_tokens),
+        seed=experiment.seed,
     )
 
 

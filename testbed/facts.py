@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from testbed import cluster, scale
 from testbed.bound import Bound, bound, reads_of
 from testbed.cluster import Interval

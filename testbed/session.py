@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from scheduler.errors import SchedulerError
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from testbed.bound import bound, reads_of
 from testbed.errors import InputError, RunFailed
 from testbed.results.events import write_events

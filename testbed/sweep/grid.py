@@ -13,7 +13,7 @@ import xxhash
 
 import topologies
 from scheduler.errors import DualPathError, SchedulerError
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from testbed.errors import InputError
 from testbed.session import VIRTUAL
 from testbed.spec import Experiment, load_experiment

@@ -1,6 +1,6 @@
 """The experiment's values for what a policy limits."""
 
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from testbed.spec import Experiment
 
 

@@ -19,7 +19,7 @@ from engines.config import (
 )
 from engines.kv import address_space, round_up
 from engines.layout import DecoderShape, KvLayout
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from scheduler.types import ClusterSpec, Side
 from testbed.cluster import (
     buffer_tokens,

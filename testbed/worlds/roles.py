@@ -20,7 +20,7 @@ from engines.seams.store import Store
 from engines.seams.transport import Transport
 from engines.service import Service
 from engines.storage import Storage
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from scheduler.scheduler import Scheduler
 from testbed.worlds.account import HostAccount
 from testbed.worlds.plan import RoleConfig

@@ -30,8 +30,6 @@ def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
         words += ["--require", "functional", *([] if "virtual" in words else SHORTER)]
     if words[0] in ("run", "compare", "whatif"):
         words += [word for setting in FEWER for word in ("--set", setting)]
-    if words[0] == "sweep":  # its grid says how many agents there are
-        words += ["--set", FEWER[-1]]
     if words[0] in ("run", "compare", "clean", "sweep"):
         words += ["--runs", str(tmp_path / "runs")]
     ended = subprocess.run(

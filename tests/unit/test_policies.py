@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from scheduler.errors import SchedulerError
-from scheduler.policy import Policy, Traits, lookup, names
+from scheduler.lookup import lookup, names
+from scheduler.policy import Policy, Traits
 from scheduler.scheduler import Scheduler
 from scheduler.types import (
     Arrived,

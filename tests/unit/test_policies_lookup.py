@@ -1,9 +1,13 @@
 """Policies by name, and their knobs."""
 
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import pytest
 
 from scheduler.errors import SchedulerError
-from scheduler.policy import Traits, lookup
+from scheduler.lookup import ENTRY_POINTS, lookup, names
+from scheduler.policy import Traits
 
 
 def test_traits_are_those_of_the_policy() -> None:
@@ -42,3 +46,49 @@ def test_a_file_that_names_no_policy_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delattr(basic, "POLICY")
     with pytest.raises(SchedulerError, match=r"basic.py names no policy; end it with POLICY ="):
         lookup("basic")
+
+
+MINE = """
+from scheduler.policies.dualpath import DualPath
+
+class Mine(DualPath):
+    pass
+
+POLICY = Mine
+"""
+
+
+def test_a_policy_may_be_a_class_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    for name in ("mine.py", "mine.py:Mine"):
+        policy = lookup(f"{tmp_path}/{name}", quota_s=1)
+        assert type(policy).__name__ == "Mine"
+        assert policy.traits.quota_s == 1
+    assert not (tmp_path / "__pycache__").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("class Mine:\n  pass", r"mine.py:Mine has no traits; give its class"),
+        ("\nclass Mine(", r"mine.py cannot be loaded: line 2: '\(' was never closed"),
+        ("import nowhere", r"mine.py cannot be loaded: line 1: ModuleNotFoundError"),
+        ("class Mine:\n  def __init__(self):\n    1 / 0", r"line 3: ZeroDivisionError"),
+        ("class Main: pass", r"no class in .*mine.py 'Mine'; did you mean 'Main'"),
+    ],
+)
+def test_a_file_that_is_no_policy_is_told_with_its_line(
+    source: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(SchedulerError, match=says):
+        lookup(f"{tmp_path}/mine.py:Mine")
+    with pytest.raises(SchedulerError, match=r"gone.py: No such file"):
+        lookup(f"{tmp_path}/gone.py:Mine")
+
+
+def test_an_installed_policy_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("theirs", "scheduler.policies.basic:Basic", ENTRY_POINTS)
+    monkeypatch.setattr("scheduler.lookup._installed", lambda: (entry,))
+    assert "theirs" in names()
+    assert lookup("theirs").traits == lookup("basic").traits

@@ -6,7 +6,7 @@ import pytest
 
 from scheduler.cluster import Cluster
 from scheduler.errors import SchedulerError
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from scheduler.scheduler import Scheduler
 from scheduler.types import (
     Arrived,

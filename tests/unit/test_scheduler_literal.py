@@ -10,7 +10,7 @@ from literal_scheduler import LiteralScheduler
 
 from scheduler.books import GroupsByLoad
 from scheduler.cluster import Cluster
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from scheduler.scheduler import Scheduler
 from scheduler.types import (
     Arrived,

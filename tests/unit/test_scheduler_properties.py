@@ -5,7 +5,7 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.policy import lookup, names
+from scheduler.lookup import lookup, names
 from scheduler.scheduler import Scheduler
 from scheduler.types import (
     Arrived,

@@ -7,7 +7,7 @@ from engines.config import ServiceConfig
 from engines.errors import EngineError
 from engines.messages import Assign, Drain, Message, Report, Start, Submit, TurnDone, TurnFailed
 from engines.service import Service
-from scheduler.policy import lookup
+from scheduler.lookup import lookup
 from scheduler.scheduler import Scheduler
 from scheduler.types import (
     ClusterSpec,

@@ -1,0 +1,52 @@
+"""A scheduler's events and decisions as lines of JSON, in target units; times are in the events.
+
+One exchange: `Hello` says what does not change, `Ready` what the scheduler asks of the engines.
+Then each event is answered by exactly one `Decided`. A recorded run is the same lines in the same
+order, without the answers that decide nothing.
+"""
+
+import msgspec
+
+from scheduler.policy import Traits
+from scheduler.types import Arrived, ClusterSpec, Decision, Ended, Fetch
+
+VERSION = 1
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The cluster; `policy` and `knobs` are the experiment's words, for whoever wants them."""
+
+    version: int
+    cluster: ClusterSpec
+    policy: str
+    knobs: dict[str, float]
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The scheduler's version of the protocol, and what it asks of the engines."""
+
+    version: int
+    traits: Traits
+
+
+class Decided(msgspec.Struct, frozen=True, tag="decided"):
+    """What one event decided, in order; mostly nothing."""
+
+    decisions: tuple[Decision, ...]
+
+
+Line = Hello | Ready | Arrived | Fetch | Ended | Decided
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Line)
+
+
+def encode(line: Line) -> bytes:
+    """One line, its newline included."""
+    return _encoder.encode(line) + b"\n"
+
+
+def decode(line: bytes) -> Line:
+    """The object of one line; raises msgspec.MsgspecError with the place of what is wrong."""
+    said: Line = _decoder.decode(line)
+    return said

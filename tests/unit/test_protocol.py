@@ -1,0 +1,43 @@
+"""Lines of the scheduler's protocol."""
+
+import pytest
+
+from scheduler import protocol
+from scheduler.policy import Traits
+from scheduler.types import (
+    Arrived,
+    ClusterSpec,
+    Decision,
+    Ended,
+    EngineReport,
+    EngineSpec,
+    Fetch,
+    NodeReport,
+    ReadExtent,
+    Request,
+    Side,
+)
+
+SPEC = ClusterSpec(
+    (EngineSpec("p0/0", Side.PE, "p0", "pe", 9600), EngineSpec("d0/0", Side.DE, "d0", "de", 9600)),
+    block_tokens=64,
+    alpha_tokens=1000,
+    beta_tokens=1000,
+    seed=7,
+)
+LINES = [
+    protocol.Hello(protocol.VERSION, SPEC, "dualpath", {"quota_s": 0.3}),
+    protocol.Ready(protocol.VERSION, Traits(layerwise=True, quota_s=0.3)),
+    Arrived(0.5, Request(1, 2, 3, 640, 576, 10)),
+    Fetch(1.0, "pe", (EngineReport("p0/0", 1, 640, 0, 1),), (NodeReport("p0", 0, 1),)),
+    Ended(2.0, 1),
+    protocol.Decided((Decision(1, 1, "p0/0", "d0/0", (ReadExtent(Side.DE, 0, 9),)),)),
+    protocol.Decided(()),
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_says_what_was_meant(line: protocol.Line) -> None:
+    written = protocol.encode(line)
+    assert written.endswith(b"}\n") and written.count(b"\n") == 1
+    assert protocol.decode(written) == line
