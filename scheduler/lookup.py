@@ -5,9 +5,12 @@ anything else is an entry point of the group `testbed.policies`.
 """
 
 import difflib
+import inspect
 import pkgutil
+import re
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +23,7 @@ from scheduler.errors import SchedulerError
 from scheduler.policy import Policy, Traits
 
 ENTRY_POINTS = "testbed.policies"
-FILE = ".py"
+FILE = re.compile(r"(?P<path>.+\.py)(:(?P<wanted>\w*))?")
 
 
 def names() -> list[str]:
@@ -28,18 +31,25 @@ def names() -> list[str]:
     return sorted({*_built_in(), *(entry.name for entry in _installed())})
 
 
-def lookup(name: str, **overrides: float | None) -> Policy:
-    """Make a policy by name, its traits overridden.
+def file_of(name: str) -> tuple[Path, str] | None:
+    """The file and the class that a policy's name speaks of; None for those that need no file."""
+    found = FILE.fullmatch(name)
+    return (Path(found["path"]), found["wanted"] or "POLICY") if found else None
+
+
+def lookup(name: str, source: bytes | None = None, /, **overrides: float | None) -> Policy:
+    """Make a policy by name, its traits overridden; `source` is its file's, if it was read before.
 
     Raises SchedulerError with the nearest known word, or with the line of a file that failed.
     """
-    policy: Policy = _make(name)
+    policy: Policy = _make(name, source)
     traits = getattr(policy, "traits", None)
     if not isinstance(traits, Traits):
         raise SchedulerError(
             f"policy {name} has no traits; give its class `traits = Traits(layerwise=True)`, or "
             "let it inherit from a policy that has them"
         )
+    _require_decisions(name, policy)
     values = msgspec.to_builtins(traits)
     for knob, value in overrides.items():
         if knob not in values:
@@ -49,33 +59,78 @@ def lookup(name: str, **overrides: float | None) -> Policy:
         values[knob] = int(value) if value is not None and whole else value
     try:
         policy.traits = msgspec.convert(values, Traits)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, AttributeError) as error:
         raise SchedulerError(f"policy {name} cannot use {overrides}: {error}") from error
     return policy
 
 
-def _make(name: str) -> Any:
-    path, _, wanted = name.partition(":")
-    if path.endswith(FILE):
-        return _of_file(Path(path), wanted or "POLICY")
+def _require_decisions(name: str, policy: Policy) -> None:
+    """Raise SchedulerError unless the scheduler can call all that it will call.
+
+    These are the decisions of every policy, and whatever the class changes of a policy here.
+    """
+    wanted = _decisions(Policy)
+    for base in reversed(type(policy).__mro__):
+        if base.__module__.startswith("scheduler."):
+            wanted |= _decisions(base)
+    for word, decision in wanted.items():
+        asked = list(inspect.signature(decision).parameters)[1:]
+        call = f"{word}({', '.join(asked)})"
+        method = getattr(policy, word, None)
+        if not callable(method):
+            raise SchedulerError(
+                f"policy {name} has no method {call}; write it, or let the class inherit from a "
+                "policy that has it, as from scheduler.policies.dualpath.DualPath"
+            )
+        try:
+            inspect.signature(method).bind(*asked)
+        except (TypeError, ValueError) as error:
+            raise SchedulerError(
+                f"policy {name}: {word} cannot be called as {call}: {error}; correct its parameters"
+            ) from error
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            raise SchedulerError(f"policy {name}: {word} is async; write it as a plain `def`")
+
+
+def _decisions(base: type) -> dict[str, Callable[..., Any]]:
+    public = {word: value for word, value in vars(base).items() if not word.startswith("_")}
+    return {word: value for word, value in public.items() if inspect.isfunction(value)}
+
+
+def _make(name: str, source: bytes | None) -> Any:
+    if found := file_of(name):
+        return _of_file(*found, source)
     if name in _built_in():
         module = import_module(f"scheduler.policies.{name.replace('-', '_')}")
         return _member(module, "POLICY")()
     for entry in _installed():
         if entry.name == name:
-            return entry.load()()
+            try:
+                return entry.load()()
+            except Exception as error:
+                raise SchedulerError(
+                    f"policy {name} ({entry.value}, installed) cannot be loaded: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
     raise SchedulerError(_unknown("policy", name, names()))
 
 
-def _of_file(path: Path, wanted: str) -> Any:
-    """The class of a file, made; whatever its code raises is told with its line."""
+def read(path: Path) -> bytes:
+    """The bytes of a policy's file; SchedulerError if there are none."""
     try:
-        source = path.read_bytes()
-    except OSError as error:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise SchedulerError(
-            f"policy {path}: {error.strerror}; name a file with a policy, as in my.py:MyPolicy"
+            f"policy {path}: {why}; name a file with a policy, as in my.py:MyPolicy"
         ) from error
-    module = ModuleType(f"policy_of_{path.stem}")
+
+
+def _of_file(path: Path, wanted: str, source: bytes | None) -> Any:
+    """The class of a file, made; whatever its code raises is told with its line."""
+    source = read(path) if source is None else source
+    # Of its own name: two files of different folders may have the same one.
+    module = ModuleType(f"policy of {path}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses and annotations look their names up
     try:
@@ -84,18 +139,18 @@ def _of_file(path: Path, wanted: str) -> Any:
         return _member(module, wanted)()
     except SchedulerError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SchedulerError(f"policy {path} cannot be loaded: {told(error, path)}") from error
 
 
-def told(error: Exception, path: Path) -> str:
+def told(error: BaseException, path: Path) -> str:
     """An error and the newest of its lines that is in the file."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     where = f"line {lines[-1]}: " if lines else ""
-    return f"{where}{type(error).__name__}: {error}"
+    return f"{where}{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _member(module: ModuleType, wanted: str) -> Any:

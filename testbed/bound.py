@@ -31,7 +31,7 @@ READS = {
 
 
 def reads_of(policy: str) -> Reads:
-    """How a policy spreads its reads; one that is not known here may use every NIC."""
+    """How a built-in policy spreads its reads; one that is not known here may use every NIC."""
     return READS.get(policy, Reads.BOTH)
 
 

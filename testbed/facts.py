@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from scheduler.lookup import lookup
 from testbed import cluster, scale
 from testbed.bound import Bound, bound, reads_of
 from testbed.cluster import Interval
+from testbed.policies import Chosen
 from testbed.scale import Ratio
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Averages, Workload, averages, loads, offered_turns_per_s
@@ -40,7 +40,9 @@ class Facts(msgspec.Struct, frozen=True):
     resolved: Experiment
 
 
-def facts(name: str, experiment: Experiment, workload: Workload, policies: Sequence[str]) -> Facts:
+def facts(
+    name: str, experiment: Experiment, workload: Workload, policies: Sequence[Chosen]
+) -> Facts:
     """Work everything out; raises InputError if a context fits into no memory."""
     mean = averages(workload, BLOCK_TOKENS)
     cluster.check_fits(experiment, mean)
@@ -57,10 +59,10 @@ def facts(name: str, experiment: Experiment, workload: Workload, policies: Seque
         paper_free=cluster.bottleneck_free(experiment),
         links=_links(experiment),
         bounds={
-            policy: bound(experiment, turns, reads_of(policy), mean.agents, offered)
+            policy.name: bound(experiment, turns, reads_of(policy.reads_like), mean.agents, offered)
             for policy in policies
         },
-        policies={policy: _policy_text(experiment, policy) for policy in policies},
+        policies={policy.name: _policy_text(experiment, policy) for policy in policies},
         warnings=cluster.warnings(experiment),
         resolved=experiment,
     )
@@ -121,8 +123,8 @@ def _cluster_text(experiment: Experiment) -> str:
     )
 
 
-def _policy_text(experiment: Experiment, policy: str) -> str:
-    traits = lookup(policy, **knobs(experiment, policy)).traits
+def _policy_text(experiment: Experiment, policy: Chosen) -> str:
+    traits = policy.make(**knobs(experiment, policy)).traits
     how = "layer by layer beside the compute" if traits.layerwise else "before and after compute"
     said = [f"KV moves {how}"]
     if traits.read_ahead is not None:

@@ -2,15 +2,16 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import msgspec
 
-from scheduler.errors import SchedulerError
-from scheduler.lookup import lookup
 from testbed.bound import bound, reads_of
 from testbed.errors import InputError, RunFailed
+from testbed.policies import Chosen
 from testbed.results.events import write_events
 from testbed.results.metrics import RunData, measure
 from testbed.results.schema import Comparison, PolicyResult, Verdict
@@ -53,17 +54,6 @@ def cache_folder() -> Path:
     return Path(base) / "dualpath-testbed"
 
 
-def require_policies(names: Sequence[str]) -> None:
-    """Raise InputError unless these are known policies, at least one, each once."""
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"--policies names {', '.join(names) or 'none'}; name each policy once")
-    for name in names:
-        try:
-            lookup(name)
-        except SchedulerError as error:
-            raise InputError(str(error)) from error
-
-
 def new_folder(root: Path, name: str) -> Path:
     """A folder that nobody else has: `<root>/<name>-<number>`, with our mark in it."""
     try:
@@ -94,24 +84,25 @@ def play(
     experiment: Experiment,
     name: str,
     workload: Workload,
-    policies: Sequence[str],
+    policies: Sequence[Chosen],
     root: Path,
     progress: Progress,
     world: str = EMULATED,
 ) -> Comparison:
     """Run every policy, one after the other, and compare each with the first."""
     require_size(experiment, world)
-    layouts = {policy: _layout(experiment, workload, policy) for policy in policies}
+    for policy in policies:  # what cannot be laid out fails before anything is created
+        Layout(experiment, workload, policy, Path(), Path())
     folder = new_folder(root, name)
     (folder / "experiment.yaml").write_text(experiment.resolved())
     results: dict[str, PolicyResult] = {}
     verdicts: dict[str, Verdict] = {}
-    for policy, make in layouts.items():
-        layout = make(folder / policy)
-        results[policy], verdicts[policy] = _play_one(
+    for policy in policies:
+        layout = Layout(experiment, workload, policy, folder / policy.folder, cache_folder())
+        results[policy.name], verdicts[policy.name] = _play_one(
             experiment, workload, layout, progress, WORLDS[world]
         )
-    first = results[policies[0]].throughput_turns_per_s
+    first = results[policies[0].name].throughput_turns_per_s
     comparison = Comparison(
         experiment=name,
         world=world,
@@ -121,8 +112,8 @@ def play(
         verdict=join(verdicts),
         policies=results,
         speedup={
-            policy: result.throughput_turns_per_s / first if first else 0.0
-            for policy, result in results.items()
+            name: result.throughput_turns_per_s / first if first else 0.0
+            for name, result in results.items()
         },
         folder=str(folder),
     )
@@ -146,30 +137,26 @@ def require_size(experiment: Experiment, world: str) -> None:
             )
 
 
-def _layout(experiment: Experiment, workload: Workload, policy: str) -> Callable[[Path], Layout]:
-    """Made once before anything is created, so that what cannot be laid out fails here."""
-    Layout(experiment, workload, policy, Path(), Path())
-    return lambda folder: Layout(experiment, workload, policy, folder, cache_folder())
-
-
 def _play_one(
     experiment: Experiment, workload: Workload, layout: Layout, progress: Progress, world: World
 ) -> tuple[PolicyResult, Verdict]:
-    policy = layout.policy_name
+    policy = layout.chosen
     plan = layout.plan(run_id=int.from_bytes(os.urandom(4), "big"))
     folder = Path(plan.world.folder)
     folder.mkdir(parents=True)
+    policy.keep(folder)
     try:
-        run = world(plan, lambda phase, done, all_: progress(policy, phase, done, all_))
+        with redirect_stdout(sys.stderr):  # what a policy prints is talk
+            run = world(plan, lambda phase, done, all_: progress(policy.name, phase, done, all_))
     except RunFailed as error:
-        raise RunFailed(f"policy {policy}: {error}") from error
+        raise RunFailed(f"policy {policy.name}: {error}") from error
     finally:
         shutil.rmtree(folder / "store", ignore_errors=True)
     write_events(run, folder / "events.jsonl")
     result = measure(
         run,
         lambda turns, offered: bound(
-            experiment, turns, reads_of(policy), len(workload.agents), offered
+            experiment, turns, reads_of(policy.reads_like), len(workload.agents), offered
         ),
         layout.pipeline_turns,
     )

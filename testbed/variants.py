@@ -23,6 +23,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from testbed.errors import RunFailed
+from testbed.policies import Chosen
 from testbed.results.schema import PolicyResult, Verdict
 from testbed.session import EMULATED, VIRTUAL, play
 from testbed.spec import Experiment
@@ -40,7 +41,7 @@ class Variant(msgspec.Struct, frozen=True):
 
     experiment: Experiment
     name: str
-    policy: str
+    policy: Chosen
     world: str = VIRTUAL
 
 
@@ -101,7 +102,7 @@ def play_variant(variant: Variant, scratch: Path) -> Played:
             lambda *_: None, variant.world,
         )  # fmt: skip
     wall_s = time.perf_counter() - began_s
-    return Played(comparison.policies[variant.policy], comparison.verdict, wall_s)
+    return Played(comparison.policies[variant.policy.name], comparison.verdict, wall_s)
 
 
 def _attempt(variant: Variant, scratch: Path) -> Played | Exception:

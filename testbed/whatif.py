@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from testbed.errors import RunFailed
+from testbed.policies import Chosen
 from testbed.results.schema import PolicyResult
 from testbed.spec import Experiment
 from testbed.variants import Played, Variant, play_variants
@@ -103,7 +104,7 @@ def outcome(result: PolicyResult) -> Outcome:
 def ask(
     experiment: Experiment,
     name: str,
-    policy: str,
+    policy: Chosen,
     progress: Callable[[int, int], None],
     processes: int,
 ) -> Answer:
@@ -120,7 +121,7 @@ def ask(
 
     with tempfile.TemporaryDirectory(prefix="dualpath-whatif-") as scratch:
         play_variants(variants, processes, Path(scratch), ended)
-    return _answer(name, policy, found)
+    return _answer(name, policy.name, found)
 
 
 def _variants(experiment: Experiment) -> Iterator[tuple[tuple[str, float], Experiment]]:

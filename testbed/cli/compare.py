@@ -11,7 +11,7 @@ from testbed.cli.options import experiment_options, load, play_and_tell
 @experiment_options(require="timing")
 @click.option(
     "--policies", default="basic,dualpath", show_default=True,
-    help="Names, by commas; speed-ups are over the first.",
+    help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
 )  # fmt: skip
 def command(
     experiment: Path,

@@ -13,6 +13,7 @@ from rich.console import Console
 from testbed.cli.progress import Bars
 from testbed.errors import InputError
 from testbed.facts import facts, text
+from testbed.policies import choose
 from testbed.results.picture import show
 from testbed.results.schema import Comparison
 from testbed.results.verdict import FAILED, INCONCLUSIVE
@@ -21,7 +22,6 @@ from testbed.session import (
     VIRTUAL,
     WORLDS,
     play,
-    require_policies,
     require_size,
     require_world,
 )
@@ -105,14 +105,14 @@ def play_and_tell(
     path: Path,
     experiment: Experiment,
     workload: Workload,
-    policies: list[str],
+    words: list[str],
     runs: Path,
     require: str,
     as_json: bool,
     world: str = EMULATED,
 ) -> int:
     """Play, print, and return the exit code that the verdict asks for."""
-    require_policies(policies)
+    policies = choose(words)
     require_world(world)
     require_size(experiment, world)
     talk = Console(stderr=True)
@@ -120,7 +120,7 @@ def play_and_tell(
     for warning in said.warnings:
         talk.print(f"warning: {warning}", style="yellow", markup=False)
     talk.print(text(said, columns(talk)) + "\n", highlight=False, soft_wrap=True, markup=False)
-    with Bars(policies, talk) as bars:
+    with Bars([policy.name for policy in policies], talk) as bars:
         comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")

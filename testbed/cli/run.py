@@ -9,7 +9,12 @@ from testbed.cli.options import experiment_options, load, play_and_tell
 
 @click.command("run")
 @experiment_options(require="functional")
-@click.option("--policy", default="dualpath", show_default=True, help="The policy to run.")
+@click.option(
+    "--policy",
+    default="dualpath",
+    show_default=True,
+    help="A policy, by name or as my_policy.py:MyPolicy.",
+)
 def command(
     experiment: Path,
     seed: int | None,

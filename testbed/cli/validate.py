@@ -8,6 +8,7 @@ from rich.console import Console
 
 from testbed.cli.options import columns, load
 from testbed.facts import facts, text
+from testbed.policies import choose
 
 POLICIES = ("basic", "static-split", "dualpath")
 
@@ -22,7 +23,7 @@ def command(
 ) -> None:
     """Check an EXPERIMENT file; create nothing."""
     spec, plan = load(experiment, None, None, workload, overrides)
-    found = facts(str(experiment), spec, plan, POLICIES)
+    found = facts(str(experiment), spec, plan, choose(POLICIES))
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
         return

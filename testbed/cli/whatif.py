@@ -11,8 +11,9 @@ from rich.table import Table
 
 from testbed.cli.options import load
 from testbed.errors import InputError
+from testbed.policies import choose_one
 from testbed.results.picture import bar
-from testbed.session import VIRTUAL, require_policies
+from testbed.session import VIRTUAL
 from testbed.spec import Experiment
 from testbed.whatif import Answer, ask, words
 from testbed.workload import build_workload
@@ -24,7 +25,12 @@ FEWEST_TURNS = 4  # with fewer, a cluster that a doubled resource makes fast is 
 
 @click.command("whatif")
 @click.argument("experiment", type=click.Path(path_type=Path))
-@click.option("--policy", default="dualpath", show_default=True, help="The policy to run.")
+@click.option(
+    "--policy",
+    default="dualpath",
+    show_default=True,
+    help="A policy, by name or as my_policy.py:MyPolicy.",
+)
 @click.option("--seed", type=int, help="Seed of the workload.")
 @click.option("--workload", help="Kind of workload: fixed, weka or replay.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key.")
@@ -46,7 +52,7 @@ def command(
 
     Agents play four turns each if the file gives them fewer, unless you --set workload.turns.
     """
-    require_policies([policy])
+    chosen = choose_one(policy)
     spec, _ = load(experiment, seed, None, workload, (LAYERS, *settings), VIRTUAL)
     if not any(setting.startswith("workload.turns=") for setting in settings):
         spec = _long_enough(spec)
@@ -57,7 +63,7 @@ def command(
         answer = ask(
             spec,
             experiment.stem,
-            policy,
+            chosen,
             lambda done, planned: bars.update(task, completed=done, total=planned),
             processes,
         )

@@ -12,9 +12,9 @@ import msgspec
 import xxhash
 
 import topologies
-from scheduler.errors import DualPathError, SchedulerError
-from scheduler.lookup import lookup
+from scheduler.errors import DualPathError
 from testbed.errors import InputError
+from testbed.policies import Chosen, choose
 from testbed.session import VIRTUAL
 from testbed.spec import Experiment, load_experiment
 from testbed.workload import Workload, build_workload
@@ -67,7 +67,7 @@ class Point(NamedTuple):
     """
 
     experiment: Experiment
-    policy: str
+    policy: Chosen
     values: dict[str, Scalar]
     digest: str
 
@@ -90,7 +90,7 @@ def read_points(
     axes = list(_axes(document, grid))
     fixed = [*settings, *([f"{TIME_SCALE}=1.0"] if world == VIRTUAL else [])]
     _require_no_key_twice(axes, fixed)
-    policies = _policies(document, grid)
+    policies = _policies(document, grid, path.parent)
     planned = prod(len(axis.values) for axis in axes)
     if planned * len(policies) > MOST_POINTS:
         raise InputError(
@@ -159,14 +159,15 @@ def _nodes(text: str, place: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _policies(document: Document, grid: Grid) -> tuple[str, ...]:
+def _policies(document: Document, grid: Grid, beside: Path) -> tuple[Chosen, ...]:
+    """Each with its file, which is looked for beside the grid."""
     _require_different(document, ("policies",), grid.policies)
-    for number, name in enumerate(grid.policies):
+    for number, word in enumerate(grid.policies):
         try:
-            lookup(name)
-        except SchedulerError as error:
+            choose([word], beside)
+        except InputError as error:
             raise InputError(f"{document.place('policies', number)}: {error}") from error
-    return grid.policies
+    return choose(grid.policies, beside)
 
 
 def _require_no_key_twice(axes: Sequence[Axis], fixed: Sequence[str]) -> None:
@@ -210,7 +211,7 @@ class _Checker:
         self._workloads: dict[str, tuple[Workload, str]] = {}
 
     def points(
-        self, axes: Sequence[Axis], choice: Sequence[int], policies: Sequence[str]
+        self, axes: Sequence[Axis], choice: Sequence[int], policies: Sequence[Chosen]
     ) -> Iterator[Point]:
         """The points at one choice of values, one a policy."""
         chosen = list(zip(axes, choice, strict=True))
@@ -229,7 +230,12 @@ class _Checker:
             raise InputError(self._complaint(str(error), places)) from error
         whole = msgspec.json.encode((self._basis, experiment, digest))
         for policy in policies:
-            yield Point(experiment, policy, values, _digest(whole + policy.encode()))
+            yield Point(
+                experiment,
+                policy,
+                values,
+                _digest(whole + f"{policy.name} {policy.digest}".encode()),
+            )
 
     def _workload(self, experiment: Experiment) -> tuple[Workload, str]:
         """The last workload is kept: neighbours in a grid often have the same."""
@@ -270,7 +276,7 @@ def columns(point: Point) -> dict[str, Any]:
         "shape": point.shape,
         "prefill_nodes": cluster.prefill_nodes,
         "decode_nodes": cluster.decode_nodes,
-        "policy": point.policy,
+        "policy": point.policy.name,
         "agents": experiment.workload.agents,
         "aps": experiment.workload.aps,
         "seed": experiment.seed,

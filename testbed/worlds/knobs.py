@@ -1,12 +1,12 @@
 """The experiment's values for what a policy limits."""
 
-from scheduler.lookup import lookup
+from testbed.policies import Chosen
 from testbed.spec import Experiment
 
 
-def knobs(experiment: Experiment, policy: str) -> dict[str, float]:
+def knobs(experiment: Experiment, policy: Chosen) -> dict[str, float]:
     """The experiment's values for those limits that the policy sets at all."""
-    engine, limits = experiment.engine, lookup(policy).traits
+    engine, limits = experiment.engine, policy.make().traits
     values: dict[str, float] = {
         "read_ahead": engine.read_ahead,
         "quota_s": engine.prefill_quota_s,

@@ -19,7 +19,6 @@ from engines.config import (
 )
 from engines.kv import address_space, round_up
 from engines.layout import DecoderShape, KvLayout
-from scheduler.lookup import lookup
 from scheduler.types import ClusterSpec, Side
 from testbed.cluster import (
     buffer_tokens,
@@ -29,6 +28,7 @@ from testbed.cluster import (
     group_name,
     prefill_lane_tokens,
 )
+from testbed.policies import Chosen
 from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Workload, averages
@@ -49,15 +49,15 @@ class Layout:
     """Names, sizes and groups of one policy's run; `plan` is the whole of it."""
 
     def __init__(
-        self, experiment: Experiment, workload: Workload, policy: str, folder: Path, cache: Path
+        self, experiment: Experiment, workload: Workload, policy: Chosen, folder: Path, cache: Path
     ) -> None:
         self._experiment = experiment
         self._workload = workload
         self._folder = folder
         self._cache = cache
-        self.policy_name = policy
+        self.chosen = policy
         self.knobs = knobs(experiment, policy)
-        self.policy = lookup(policy, **self.knobs)
+        self.policy = policy.make(**self.knobs)
         self.means = averages(workload, BLOCK_TOKENS)
         check_fits(experiment, self.means)
         self.cluster: ClusterSpec = cluster_spec(experiment, self.means)
@@ -169,9 +169,8 @@ class Layout:
         hosts = [self._storage_host(name) for name in self._storages]
         hosts += [self._buffer_host(node) for node in self._nodes]
         hosts += [self._engine_host(node, host) for node in self._nodes for host in self._on(node)]
-        service = ServiceConfig(
-            "sched", self.cluster, self.policy_name, self._gpu_hosts, self._buffers
-        )
+        word = self.chosen.word_in(self._folder)
+        service = ServiceConfig("sched", self.cluster, word, self._gpu_hosts, self._buffers)
         hosts.append(HostPlan(service, {}))
         everyone = tuple(host.name for host in hosts)
         agents = AgentsConfig(

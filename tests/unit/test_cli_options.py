@@ -116,7 +116,7 @@ def test_json_goes_to_stdout_alone_and_holds_the_whole_result(
     found = json.loads(out)
     assert found["speedup"] == {"basic": 1.0, "dualpath": 2.0}
     assert set(found["policies"]["basic"]) == set(comparison().policies["basic"].__struct_fields__)
-    assert played[0][1:2] == ("1p1d",) and played[0][3] == ["basic", "dualpath"]
+    assert played[0][1:2] == ("1p1d",) and [p.name for p in played[0][3]] == ["basic", "dualpath"]
 
 
 def test_the_picture_goes_to_stdout(

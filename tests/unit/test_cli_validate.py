@@ -11,6 +11,7 @@ from testbed.cli import main as cli
 from testbed.cli.options import load
 from testbed.errors import EnvironmentUnfit
 from testbed.facts import facts, text
+from testbed.policies import choose
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(ROOT / "topologies/1p2d.yaml")
@@ -73,7 +74,7 @@ def test_another_kind_of_workload_has_its_own_limits(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_words_fit_the_terminal(columns: int) -> None:
     experiment, workload = load(Path(EXPERIMENT), None, None, None, ())
-    found = facts("x", experiment, workload, ["basic", "dualpath"])
+    found = facts("x", experiment, workload, choose(["basic", "dualpath"]))
     lines = text(found, columns).splitlines()
     assert max(map(len, lines)) <= max(columns, 76)  # the line of links is not wrapped
     assert any(line.startswith("workload  1200 agents") for line in lines)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import EnvironmentUnfit
+from testbed.policies import choose_one
 from testbed.spec import load_experiment
 from testbed.workload import build_workload
 from testbed.worlds.emulated import require_memory
@@ -17,7 +18,7 @@ FILE = Path(__file__).parents[2] / "topologies" / "1p1d.yaml"
 def plan(*settings: str) -> LabPlan:
     experiment = load_experiment(FILE, ["workload.agents=4", *settings])
     workload = build_workload(experiment.workload, 0)
-    return Layout(experiment, workload, "dualpath", Path("f"), Path("c")).plan(1)
+    return Layout(experiment, workload, choose_one("dualpath"), Path("f"), Path("c")).plan(1)
 
 
 def test_memories_of_the_packaged_experiments_fit() -> None:

@@ -35,7 +35,7 @@ def test_the_product_is_played(tmp_path: Path) -> None:
     assert len(found) == 2 * 2 * 3 * 2 * 2 == len({point.digest for point in found})
     assert {point.shape for point in found} == {"1P2D", "2P1D"}
     last = found[-1]
-    assert (last.policy, last.experiment.seed) == ("static-split", 4)
+    assert (last.policy.name, last.experiment.seed) == ("static-split", 4)
     assert isinstance(last.experiment.workload, FixedWorkload)
     assert last.experiment.workload.agents == 9
     assert last.experiment.hardware.snic_share == 0.7 and not last.experiment.qos
@@ -52,7 +52,7 @@ def test_the_packaged_grid_is_valid() -> None:
 
 def test_what_is_left_out_stays_as_the_experiment_says(tmp_path: Path) -> None:
     found = points(tmp_path, "experiment: 1p2d.yaml")
-    assert [point.policy for point in found] == ["basic", "dualpath"]
+    assert [point.policy.name for point in found] == ["basic", "dualpath"]
     assert found[0].shape == "1P2D" and found[0].experiment.workload.agents == 1200
 
 

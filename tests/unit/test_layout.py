@@ -15,8 +15,8 @@ from engines.config import (
     StorageConfig,
 )
 from engines.kv import address_space
-from scheduler.errors import SchedulerError
 from testbed.errors import InputError
+from testbed.policies import choose_one
 from testbed.spec import Experiment, load_experiment
 from testbed.workload import build_workload
 from testbed.worlds.layout import Layout
@@ -29,7 +29,7 @@ def layout(*settings: str, policy: str = "dualpath") -> Layout:
     base = ("workload.agents=8", "workload.openings=3", "workload.mid_decode=0")
     experiment: Experiment = load_experiment(FILE, [*base, *settings])
     workload = build_workload(experiment.workload, experiment.seed)
-    return Layout(experiment, workload, policy, Path("folder"), Path("cache"))
+    return Layout(experiment, workload, choose_one(policy), Path("folder"), Path("cache"))
 
 
 def plan(*settings: str, policy: str = "dualpath") -> LabPlan:
@@ -153,7 +153,7 @@ def test_pipeline_of_basic_is_what_prefill_nodes_read_and_two_forwards() -> None
 
 
 def test_unknown_policies_and_workloads_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(SchedulerError, match="dualpath"):
+    with pytest.raises(InputError, match="dualpath"):
         layout(policy="dualpth")
     with pytest.raises(InputError, match="longest context"):
         layout("hardware.hbm_kv_bytes_per_gpu=1e8", "engine.prefill_gpu_pool_bytes=1e7")

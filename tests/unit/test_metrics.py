@@ -15,6 +15,7 @@ from engines.service import Decided
 from scheduler.types import Decision, ReadExtent, Request, Side
 from testbed.bound import Bound
 from testbed.errors import RunFailed
+from testbed.policies import choose_one
 from testbed.results import metrics
 from testbed.results.metrics import RunData, job_times_s, measure, path_share, spread
 from testbed.results.windows import entry_rate, steady_window
@@ -142,7 +143,7 @@ def run_data() -> RunData:
     settings = ["workload.agents=4", "workload.openings=1", "cluster.gpus_per_node=2"]
     experiment = load_experiment(FILE, [*settings, "scale.time_scale=2.0"])
     workload = build_workload(experiment.workload, 0)
-    plan = Layout(experiment, workload, "dualpath", Path("f"), Path("c")).plan(1)
+    plan = Layout(experiment, workload, choose_one("dualpath"), Path("f"), Path("c")).plan(1)
     turns = [turn(n, 0.0, float(n), n + 3.0, agent=n % 4) for n in range(1, 9)]
     reads = {
         n: (ReadExtent(Side.PE if n % 4 else Side.DE, 0, 8),) for n in range(1, 9)

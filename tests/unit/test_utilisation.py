@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.policies import choose_one
 from testbed.results.utilisation import by_kind, capacities, utilisation
 from testbed.spec import load_experiment
 from testbed.workload import build_workload
@@ -17,7 +18,7 @@ FILE = Path(__file__).parents[2] / "topologies" / "1p1d.yaml"
 def plan(*settings: str) -> LabPlan:
     experiment = load_experiment(FILE, ["workload.agents=2", *settings])
     workload = build_workload(experiment.workload, 0)
-    return Layout(experiment, workload, "dualpath", Path(), Path()).plan(0)
+    return Layout(experiment, workload, choose_one("dualpath"), Path(), Path()).plan(0)
 
 
 def samples(*ports: tuple[str, str, float, float]) -> Samples:

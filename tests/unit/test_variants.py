@@ -14,6 +14,7 @@ import pytest
 from engines.modelled.compute import PacedCompute
 from testbed import variants
 from testbed.errors import RunFailed
+from testbed.policies import choose_one
 from testbed.session import EMULATED
 from testbed.spec import load_experiment
 from testbed.variants import Played, Variant, play_variants
@@ -23,7 +24,7 @@ FILE = Path(__file__).parents[2] / "topologies" / "1p1d.yaml"
 
 def variant(agents: int, *settings: str) -> Variant:
     small = (f"workload.agents={agents}", "workload.turns=1", "scale.time_scale=1")
-    return Variant(load_experiment(FILE, [*small, *settings]), "1p1d", "dualpath")
+    return Variant(load_experiment(FILE, [*small, *settings]), "1p1d", choose_one("dualpath"))
 
 
 LONG = ("workload.agents=2000", "workload.turns=9")  # minutes
@@ -116,7 +117,7 @@ def test_the_emulated_world_is_played_here_one_at_a_time(
         raise RunFailed("not here")
 
     monkeypatch.setattr(variants, "play_variant", here)
-    found = {n: Variant(variant(n).experiment, "x", "basic", EMULATED) for n in (3, 4)}
+    found = {n: Variant(variant(n).experiment, "x", choose_one("basic"), EMULATED) for n in (3, 4)}
     told = play(found, tmp_path)
     assert played == [3, 4] and all(isinstance(told[n], RunFailed) for n in (3, 4))
 

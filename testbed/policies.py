@@ -1,0 +1,134 @@
+"""The policies of a session: what each is called, and the bytes of those that are files.
+
+A file is read once, when it is chosen: who edits it while it plays changes nothing.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+from scheduler.errors import SchedulerError
+from scheduler.lookup import file_of, lookup, read
+from scheduler.policy import Policy
+from testbed.errors import InputError
+
+BUILT_IN = "scheduler.policies."
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+LONGEST_FOLDER = 80
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """A policy: `word` is how it was asked for, `name` what results call it, `folder` a safe name.
+
+    `reads_like` is the built-in policy whose choice of read paths it has, or "". `source` is its
+    file's content, None if it needs no file. `digest` is of the code that is the policy's own:
+    that of built-in ones is part of the testbed's.
+    """
+
+    name: str
+    word: str
+    folder: str
+    reads_like: str = ""
+    digest: str = ""
+    source: bytes | None = None
+
+    def make(self, **knobs: float | None) -> Policy:
+        """The policy itself, its traits overridden."""
+        with redirect_stdout(StringIO()):  # what a file prints was told when it was chosen
+            return lookup(self.word, self.source, **knobs)
+
+    def word_in(self, folder: Path) -> str:
+        """How hosts ask for it: by the copy of its file in a run's folder."""
+        found = file_of(self.word)
+        return f"{(folder / found[0].name).absolute()}:{found[1]}" if found else self.word
+
+    def keep(self, folder: Path) -> None:
+        """Write the copy of its file into a run's folder."""
+        found = file_of(self.word)
+        if found and self.source is not None:
+            (folder / found[0].name).write_bytes(self.source)
+
+
+def choose(words: Sequence[str], beside: Path = Path()) -> tuple[Chosen, ...]:
+    """These policies, at least one and each once; files are looked for from `beside` on.
+
+    A class of a file goes by its name, or by its whole word where another policy is called so.
+    Raises InputError.
+    """
+    if not words or len(set(words)) < len(words):
+        raise InputError(f"--policies names {', '.join(words) or 'none'}; name each policy once")
+    found = [_choose(word, beside) for word in words]
+    often = Counter(policy.name for policy in found)
+    taken: set[str] = set()
+    named = []
+    for policy, word in zip(found, words, strict=True):
+        twice = policy.source is not None and often[policy.name] > 1
+        name = word if twice else policy.name
+        folder = _folder(name, taken)
+        named.append(msgspec.structs.replace(policy, name=name, folder=folder))
+    return tuple(named)
+
+
+def choose_one(word: str) -> Chosen:
+    """One policy by its word; raises InputError."""
+    return choose([word])[0]
+
+
+def _choose(word: str, beside: Path) -> Chosen:
+    found, source, at = file_of(word), None, word
+    try:
+        if found:
+            path = beside / found[0]
+            source, at = read(path), f"{path}:{found[1]}"
+        with redirect_stdout(sys.stderr):  # what it prints is talk
+            made = lookup(at, source)
+    except SchedulerError as error:
+        raise InputError(str(error)) from error
+    name = type(made).__name__ if found else word
+    digest = _digest(found[1] if found else word, source, made)
+    return Chosen(name, at, "", _reads_like(made), digest, source)
+
+
+def _reads_like(policy: Policy) -> str:
+    """The built-in policy whose `reads` it is."""
+    owner = next((base for base in type(policy).__mro__ if "reads" in vars(base)), type(policy))
+    module = owner.__module__
+    return module.removeprefix(BUILT_IN).replace("_", "-") if module.startswith(BUILT_IN) else ""
+
+
+def _digest(word: str, source: bytes | None, made: Policy) -> str:
+    """Of a policy's name, or of its class's in a file, and of the code."""
+    found = xxhash.xxh3_128(word.encode())
+    if source is not None:
+        found.update(source)
+    elif not type(made).__module__.startswith(BUILT_IN):
+        for file in _installed_sources(type(made).__module__):
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def _installed_sources(module: str) -> list[Path]:
+    """Every source of the package, or the only one, that a policy was installed with."""
+    package = sys.modules[module.partition(".")[0]]
+    folders = list(getattr(package, "__path__", ()))
+    if folders:
+        return sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
+    return [Path(package.__file__)] if package.__file__ else []
+
+
+def _folder(name: str, taken: set[str]) -> str:
+    """A name that every file system takes, and none of those taken, whatever its case."""
+    safe = UNSAFE.sub("-", name)[-LONGEST_FOLDER:].strip(".-") or "policy"
+    folder, number = safe, 1
+    while folder.casefold() in taken:
+        number += 1
+        folder = f"{safe}-{number}"
+    taken.add(folder.casefold())
+    return folder
