@@ -13,7 +13,7 @@ from engines.messages import Assign, Drain, Report, Submit, TurnDone, TurnFailed
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport
 from engines.tasks import Crew
-from scheduler.scheduler import Scheduler
+from scheduler.scheduler import Decides
 from scheduler.types import Arrived, Decision, Ended, Event, Fetch, Side
 
 
@@ -28,7 +28,7 @@ class Service:
     """One scheduler, fed in order of arrival."""
 
     def __init__(
-        self, config: ServiceConfig, clock: Clock, transport: Transport, scheduler: Scheduler
+        self, config: ServiceConfig, clock: Clock, transport: Transport, scheduler: Decides
     ) -> None:
         self._config = config
         self._clock = clock

@@ -1,14 +1,24 @@
 """A scheduler's events and decisions as lines of JSON, in target units; times are in the events.
 
 One exchange: `Hello` says what does not change, `Ready` what the scheduler asks of the engines.
-Then each event is answered by exactly one `Decided`. A recorded run is the same lines in the same
-order, without the answers that decide nothing.
+Then each event is answered by exactly one `Decided`. A `Fetch` carries the reports that changed: a
+report that is not there is unchanged. A recorded run is the same lines in the same order, without
+the answers that decide nothing.
 """
 
 import msgspec
 
 from scheduler.policy import Traits
-from scheduler.types import Arrived, ClusterSpec, Decision, Ended, Fetch
+from scheduler.types import (
+    Arrived,
+    ClusterSpec,
+    Decision,
+    Ended,
+    EngineReport,
+    Event,
+    Fetch,
+    NodeReport,
+)
 
 VERSION = 1
 
@@ -50,3 +60,26 @@ def decode(line: bytes) -> Line:
     """The object of one line; raises msgspec.MsgspecError with the place of what is wrong."""
     said: Line = _decoder.decode(line)
     return said
+
+
+class News:
+    """Leaves out of each fetch the reports that say what they said last; most of them do."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, EngineReport] = {}
+        self._nodes: dict[str, NodeReport] = {}
+
+    def of(self, event: Event) -> Event:
+        """The event as its line says it."""
+        if not isinstance(event, Fetch):
+            return event
+        engines, nodes = self._engines, self._nodes
+        news = Fetch(
+            event.now_s,
+            event.group,
+            tuple(said for said in event.engines if engines.get(said.engine) != said),
+            tuple(said for said in event.nodes if nodes.get(said.node) != said),
+        )
+        engines.update((said.engine, said) for said in news.engines)
+        nodes.update((said.node, said) for said in news.nodes)
+        return news

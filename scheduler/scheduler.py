@@ -4,12 +4,21 @@ A request waits for a PE and for a DE at once; each is chosen when a group of th
 Whichever comes second fixes the read path, and the decision goes out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from scheduler import path
 from scheduler.cluster import Cluster
 from scheduler.policy import Placement, Policy
 from scheduler.types import Arrived, ClusterSpec, Decision, Ended, Event, Fetch
+
+
+class Decides(Protocol):
+    """Whoever turns events into decisions: the scheduler below, or one in another process."""
+
+    def handle(self, event: Event) -> Sequence[Decision]:
+        """Decisions that this event completes; raises SchedulerError."""
+        ...
 
 
 class Scheduler:

@@ -135,6 +135,7 @@ class _Host:
             Author(world.author_seed, world.shape.vocabulary, world.layout),
             self._progress(),
             world.policy_knobs,
+            Path(world.folder),
             self._store,
             self._compute(clock),
         )

@@ -1,6 +1,7 @@
 """What every world does with a host: hand its role the sides of the seams, and keep its account."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from engines.agents import Agents, AgentsConfig, Author
@@ -20,10 +21,9 @@ from engines.seams.store import Store
 from engines.seams.transport import Transport
 from engines.service import Service
 from engines.storage import Storage
-from scheduler.lookup import lookup
-from scheduler.scheduler import Scheduler
 from testbed.worlds.account import HostAccount
 from testbed.worlds.plan import RoleConfig
+from testbed.worlds.recorded import recorded
 
 Waits = Callable[[], Iterable[str]]
 
@@ -31,7 +31,7 @@ Waits = Callable[[], Iterable[str]]
 class Sides(NamedTuple):
     """One host's ends of the seams; a role takes those that it needs.
 
-    `meet` is told how to ask the host who waits on it for what.
+    `folder` is the run's; `meet` is told how to ask the host who waits on it for what.
     """
 
     clock: Clock
@@ -39,6 +39,7 @@ class Sides(NamedTuple):
     author: Author
     progress: Callable[[int, int], None]
     policy_knobs: dict[str, float]
+    folder: Path
     store: Store | None = None
     compute: Compute | None = None
     meet: Callable[[Waits], None] = lambda waits: None
@@ -72,10 +73,10 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
-            policy = lookup(role.policy, **sides.policy_knobs)
-            service = Service(role, clock, transport, Scheduler(role.cluster, policy))
-            sides.meet(service.waits)
-            await service.run()
+            with recorded(role, sides.policy_knobs, sides.folder) as scheduler:
+                service = Service(role, clock, transport, scheduler)
+                sides.meet(service.waits)
+                await service.run()
             account.decided, account.counts = service.decided, dict(service.ended)
         case AgentsConfig():
             agents = Agents(role, clock, transport, sides.author, sides.progress)

@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import anyio
 
@@ -152,6 +153,7 @@ class _World:
             self._author(),
             lambda ended, total: self._progress("running", ended, total),
             world.policy_knobs,
+            Path(world.folder),
             store,
             compute,
             lambda waits: self._watch.meet(host.name, waits),

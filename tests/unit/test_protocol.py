@@ -41,3 +41,24 @@ def test_a_line_says_what_was_meant(line: protocol.Line) -> None:
     written = protocol.encode(line)
     assert written.endswith(b"}\n") and written.count(b"\n") == 1
     assert protocol.decode(written) == line
+
+
+def test_a_report_that_says_what_it_said_last_is_left_out() -> None:
+    news = protocol.News()
+    busy, idle = EngineReport("p0/0", 1, 640, 0, 1), EngineReport("p0/1", 0, 0, 640, 0)
+    queue = NodeReport("p0", 64, 1)
+
+    def said(*engines: EngineReport) -> protocol.Line:
+        return news.of(Fetch(1.0, "pe", engines, (queue,)))
+
+    assert said(busy, idle) == Fetch(1.0, "pe", (busy, idle), (queue,))
+    assert said(busy, idle) == Fetch(1.0, "pe", (), ())
+    later = EngineReport("p0/1", 0, 0, 640, 1)
+    assert said(busy, later) == Fetch(1.0, "pe", (later,), ())
+    assert said(busy, idle) == Fetch(1.0, "pe", (idle,), ())
+
+
+def test_other_events_are_said_whole() -> None:
+    news = protocol.News()
+    for event in (Arrived(0.5, Request(1, 2, 3, 640, 576, 10)), Ended(2.0, 1)):
+        assert news.of(event) is event and news.of(event) is event
