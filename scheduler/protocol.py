@@ -62,6 +62,19 @@ def decode(line: bytes) -> Line:
     return said
 
 
+def words(line: Line) -> str:
+    """What a line says, short enough for a message."""
+    match line:
+        case Arrived():
+            return f"request {line.request.id} arrives at {line.now_s:g} s"
+        case Fetch():
+            return f"{line.group} fetches at {line.now_s:g} s"
+        case Ended():
+            return f"request {line.request_id} ends at {line.now_s:g} s"
+        case _:
+            return type(line).__name__.lower()
+
+
 class News:
     """Leaves out of each fetch the reports that say what they said last; most of them do."""
 

@@ -1,0 +1,51 @@
+"""`testbed scheduler`: our own scheduler as a process that speaks the protocol."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import click
+
+from scheduler.errors import SchedulerError
+from scheduler.lookup import lookup
+from testbed.errors import InputError
+from testbed.external.serve import serve
+
+
+@click.command("scheduler")
+@click.option("--policy", help="The policy; by default the one that is named by who asks.")
+@click.option(
+    "--listen", type=click.Path(path_type=Path),
+    help="A Unix socket to listen on, run after run; by default it is standard input and output.",
+)  # fmt: skip
+def command(policy: str | None, listen: Path | None) -> None:
+    """Decide for a cluster elsewhere: events in, decisions out, as lines of docs/protocol.md."""
+    if policy is not None:
+        try:
+            lookup(policy)
+        except SchedulerError as error:
+            raise InputError(str(error)) from error
+    if listen is None:
+        serve(sys.stdin.buffer, sys.stdout.buffer, policy)
+    else:
+        _listen(listen, policy)
+
+
+def _listen(path: Path, policy: str | None) -> None:
+    with socket.socket(socket.AF_UNIX) as door:
+        try:
+            door.bind(str(path))
+        except OSError as error:
+            raise InputError(
+                f"--listen {path}: {error.strerror or error}; choose a path where nothing is yet"
+            ) from error
+        try:
+            door.listen()
+            click.echo(f"listening on {path}", err=True)
+            while True:
+                end, _ = door.accept()
+                with end, end.makefile("rwb") as lines:
+                    serve(lines, cast(BinaryIO, lines), policy)
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,174 @@
+"""Lines to another process and back, each within a deadline of real seconds."""
+
+import os
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from testbed.errors import InputError
+
+MOST_BYTES = 1 << 16
+LEAVE_S = 2.0  # for a process to end by itself once its input has ended
+HASTY_S = 0.05  # an answer that takes longer may be interrupted
+
+
+class ChannelError(Exception):
+    """The other end is gone or silent; the message says how, in words that follow "it"."""
+
+
+class Channel:
+    """Two file descriptors: one to write lines to, one to read lines from."""
+
+    def __init__(self, write_fd: int, read_fd: int, deadline_s: float) -> None:
+        self._write_fd, self._read_fd = write_fd, read_fd
+        self._deadline_s = deadline_s
+        self._rest = b""
+        for fd in (write_fd, read_fd):
+            os.set_blocking(fd, False)
+
+    def exchange(self, line: bytes) -> bytes:
+        """Send a line and return the next one, without its newline; raises ChannelError."""
+        if self._rest:
+            raise ChannelError("said more than one line for the last event")
+        end_s = time.monotonic() + self._deadline_s
+        self._send(line, end_s)
+        parts: list[bytes] = []
+        while b"\n" not in self._rest:
+            parts.append(self._rest)
+            self._await(self._read_fd, select.POLLIN, end_s)
+            self._rest = self._received()
+        head, _, self._rest = self._rest.partition(b"\n")
+        return b"".join([*parts, head])
+
+    def _send(self, line: bytes, end_s: float) -> None:
+        left = memoryview(line)
+        while left:
+            try:
+                left = left[os.write(self._write_fd, left) :]
+            except BlockingIOError:
+                self._await(self._write_fd, select.POLLOUT, end_s)
+            except OSError as error:
+                raise ChannelError("has ended") from error
+
+    def _received(self) -> bytes:
+        try:
+            part = os.read(self._read_fd, MOST_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            part = b""
+        if not part:
+            raise ChannelError("has ended")
+        return part
+
+    def _await(self, fd: int, what: int, end_s: float) -> None:
+        poll = select.poll()
+        poll.register(fd, what)
+        left_s = max(0.0, end_s - time.monotonic())
+        if poll.poll(min(HASTY_S, left_s) * 1e3):
+            return
+        with _interruptible():
+            if not poll.poll(max(0.0, end_s - time.monotonic()) * 1e3):
+                raise ChannelError(f"did not answer within {self._deadline_s:g} s")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the wait; a virtual world would else only look at it afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def spawned(command: str, words_file: Path, deadline_s: float) -> Iterator[Channel]:
+    """A command with a channel to its standard input and output, ended with the block.
+
+    What it says on standard error goes to `words_file`.
+    """
+    words = command_words(command)
+    with words_file.open("wb") as said:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is ours, and whatever it starts ends with it
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield Channel(process.stdin.fileno(), process.stdout.fileno(), deadline_s)
+        _leave(process)
+    except ChannelError as error:
+        code = _leave(process)  # it may be about to say why
+        raise ChannelError(f"{error}{'' if code is None else f'; exit code {code}'}") from error
+    finally:
+        _end_group(process)
+        process.stdin.close()
+        process.stdout.close()
+
+
+def _leave(process: subprocess.Popen[bytes]) -> int | None:
+    """Its exit code once its input has ended, None if it does not take the hint."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        return process.wait(LEAVE_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # all of its group may be gone already
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _die_with_parent() -> None:
+    from testbed.fabric.private import die_with_parent
+
+    die_with_parent()
+
+
+@contextmanager
+def connected(path: Path, deadline_s: float) -> Iterator[Channel]:
+    """A channel to whoever listens on a Unix socket; raises InputError if nobody does."""
+    with socket.socket(socket.AF_UNIX) as end:
+        try:
+            end.connect(str(path))
+        except OSError as error:
+            raise InputError(
+                f"--scheduler unix:{path}: {error.strerror or error}; start a scheduler that "
+                "listens there"
+            ) from error
+        yield Channel(end.fileno(), end.fileno(), deadline_s)
+
+
+def command_words(command: str) -> list[str]:
+    """The words of a command that can be started; raises InputError."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"--scheduler-cmd {command!r}: {error}; close what it opens") from error
+    if not words or shutil.which(words[0]) is None:
+        raise InputError(
+            f"--scheduler-cmd {command!r}: there is no program {words[0] if words else ''!r} that "
+            "can be run; give its path, and make it executable"
+        )
+    return words
