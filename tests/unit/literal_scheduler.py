@@ -20,6 +20,8 @@ from scheduler.types import (
     Side,
 )
 
+PUSHED = ("basic", "turns", "static", "least")
+
 
 @dataclass
 class Turn:
@@ -33,7 +35,10 @@ class Turn:
 
 
 class LiteralScheduler:
-    """`how` is whose NIC reads: `shorter` queue, `pe`, `de`, or `split`; `basic` ignores load."""
+    """`how` is whose NIC reads: `shorter` queue, `pe`, `de`, or `split`.
+
+    Those of PUSHED also place at the arrival.
+    """
 
     def __init__(self, spec: ClusterSpec, how: str) -> None:
         self.spec, self.how = spec, how
@@ -44,7 +49,7 @@ class LiteralScheduler:
         self.node_reports: dict[str, NodeReport] = {}
         self.last_read: dict[str, int] = {}
         self.reads_of: dict[str, int] = {}
-        self.arrivals = self.seq = 0
+        self.arrivals = self.seq = self.number = 0
 
     def handle(self, event: Event) -> list[Decision]:
         match event:
@@ -53,7 +58,7 @@ class LiteralScheduler:
             case Fetch():
                 self.engine_reports |= {report.engine: report for report in event.engines}
                 self.node_reports |= {report.node: report for report in event.nodes}
-                if self.how == "basic":
+                if self.how in PUSHED:
                     return []
                 prefill = event.group not in self.de_groups
                 return self.prefill(event.group) if prefill else self.decode(event.group)
@@ -100,12 +105,16 @@ class LiteralScheduler:
 
     def arrive(self, request: Request) -> list[Decision]:
         turn = self.turns[request.id] = Turn(request)
-        if self.how != "basic":
+        if self.how not in PUSHED:
             return []
-        number, self.arrivals = self.arrivals, self.arrivals + 1
+        self.number = request.agent if self.how == "static" else self.arrivals
+        self.arrivals += 1
         for side in Side:
             engines = self.on(side)
-            turn.placed[side] = engines[number % len(engines)]
+            if self.how == "least":
+                turn.placed[side] = min(engines, key=lambda e: (self.tokens(e), self.requests(e)))
+            else:
+                turn.placed[side] = engines[self.number % len(engines)]
         return self.decide(turn)
 
     def prefill(self, group: str) -> list[Decision]:
@@ -183,6 +192,13 @@ class LiteralScheduler:
                 return Side.PE
             case "de":
                 return Side.DE
+            case "turns" | "static":
+                pairs = {
+                    (n % len(self.on(Side.PE)), n % len(self.on(Side.DE)))
+                    for n in range(len(self.on(Side.PE)) * len(self.on(Side.DE)))
+                }
+                rounds = self.number // len(pairs)
+                return Side.PE if (rounds + self.number % len(pairs)) % 2 == 0 else Side.DE
             case "split":
                 fewer = self.reads_of.get(pe, 0) <= self.reads_of.get(de, 0)
                 return Side.PE if fewer else Side.DE

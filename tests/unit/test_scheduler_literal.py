@@ -28,7 +28,7 @@ from scheduler.types import (
 
 HOW = {
     "basic": "basic", "dualpath": "shorter", "pe-only": "pe", "de-only": "de",
-    "static-split": "split",
+    "static-split": "split", "round-robin": "turns", "static": "static", "least-loaded": "least",
 }  # fmt: skip
 BLOCK_TOKENS, HBM_TOKENS = 64, 4_096
 
@@ -102,7 +102,7 @@ def play(policy: str, spec: ClusterSpec, story: list[Step]) -> list[Decision]:
         match step:
             case (int(blocks), int(rest), int(generate)):
                 hit = blocks * BLOCK_TOKENS
-                event = Arrived(0.0, Request(number, 0, 0, hit + rest, hit, generate))
+                event = Arrived(0.0, Request(number, number % 7, 0, hit + rest, hit, generate))
             case ("fetch", int(seed)):
                 event = fetch(spec, seed, len(decisions))
             case ("end", int(seed)):
