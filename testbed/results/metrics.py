@@ -15,7 +15,7 @@ from scheduler.types import Decision
 from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
-from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
+from testbed.results.schema import Emulated, NodeShares, PolicyResult, SchedulerRestart, Spread
 from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
     agents_config,
@@ -163,6 +163,12 @@ def measure(
         ),
         ledger=lines,
         failures=dict(Counter(turn.reason for turn in run.turns if turn.reason)),
+        restarts=[
+            SchedulerRestart(
+                one.lost_s, one.resumed_s - one.lost_s, one.taken_over, one.repeated, one.undecided
+            )
+            for one in run.accounts["sched"].restarts
+        ],
     )
 
 

@@ -170,8 +170,9 @@ class Layout:
         hosts += [self._buffer_host(node) for node in self._nodes]
         hosts += [self._engine_host(node, host) for node in self._nodes for host in self._on(node)]
         service = ServiceConfig(
-            "sched", self.cluster, self.policy_name, self._gpu_hosts, self._buffers
-        )
+            "sched", self.cluster, self.policy_name, self._gpu_hosts, self._buffers,
+            restarts_s=tuple(sorted(self._experiment.engine.scheduler_restart_s)),
+        )  # fmt: skip
         hosts.append(HostPlan(service, {}))
         everyone = tuple(host.name for host in hosts)
         agents = AgentsConfig(

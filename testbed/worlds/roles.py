@@ -72,11 +72,15 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
-            policy = lookup(role.policy, **sides.policy_knobs)
-            service = Service(role, clock, transport, Scheduler(role.cluster, policy))
+
+            def scheduler() -> Scheduler:
+                return Scheduler(role.cluster, lookup(role.policy, **sides.policy_knobs))
+
+            service = Service(role, clock, transport, scheduler)
             sides.meet(service.waits)
             await service.run()
             account.decided, account.counts = service.decided, dict(service.ended)
+            account.restarts = service.restarts
         case AgentsConfig():
             agents = Agents(role, clock, transport, sides.author, sides.progress)
             await agents.run()
