@@ -211,8 +211,8 @@ class NewTerm(msgspec.Struct, frozen=True, array_like=True, tag="new-term"):
 class Holds(msgspec.Struct, frozen=True, array_like=True, tag="holds"):
     """A host's answer: turns that it was assigned and has, and those that it is through with.
 
-    `through` has the newest turn of each agent at most; `ended` are those of them that are over
-    as a whole, done or failed.
+    `through` has the newest turn of each agent at most; `ended` are turns that are over as a
+    whole, done or failed.
     """
 
     term: int

@@ -38,17 +38,17 @@ class Terms:
     ) -> Holds | None:
         """Enter a term; the answer to who announced it, or None if that one is over itself.
 
-        `live` are the turns that the host has. Of those that it is through with, `ended` are over
-        as a whole (None: all).
+        `live` are the turns that the host has; `ended` are over as a whole, even if some of them
+        are still being cleared away (None: all that are not live).
         """
         if term <= self.term:
             return None
         self.term, self.seen = term, 0
-        held, through = [], []
-        for decision in self._newest.values():
-            if decision.request_id in live:
-                held.append(decision)
-            else:
-                through.append(decision.request_id)
-        over = [request for request in through if ended is None or request in ended]
-        return Holds(term, tuple(held), tuple(through), tuple(over))
+        newest = self._newest.values()
+        held = tuple(decision for decision in newest if decision.request_id in live)
+        through = tuple(d.request_id for d in newest if d.request_id not in live)
+        if ended is None:
+            return Holds(term, held, through, through)
+        return Holds(
+            term, held, through, tuple(d.request_id for d in newest if d.request_id in ended)
+        )

@@ -68,7 +68,8 @@ class Losses:
     """A process that is killed takes with it what it sent and was sent last.
 
     Of each connection from and to the scheduler's host an end is lost, of up to `longest_s`; half
-    of the assignments that are lost so come after all, when the next term has begun.
+    of the assignments that are lost so come after all, when the next term has begun. And each
+    connection from and to the scheduler's host and the clients' has a latency of its own.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seed: int, longest_s: float) -> None:
@@ -76,6 +77,7 @@ class Losses:
         self._random = Random(seed)
         self._longest_s = longest_s
         self._cuts: dict[tuple[str, str, float], float] = {}
+        self._latencies_s: dict[tuple[str, str], float] = {}
         self._post = Wires.post
         losses = self
 
@@ -96,13 +98,25 @@ class Losses:
         self._restarts_s = list(restarts_s)
 
     def post(self, wires: Wires, sender: str, peer: str, message: Message) -> None:
-        if not self._is_lost(wires.loop.time(), sender, peer) or isinstance(message, Drain):
+        if isinstance(message, Drain):  # behind all that is still under way
+            wires.loop.call_later(1.0, self._post, wires, sender, peer, message)
+            return
+        if not self._is_lost(wires.loop.time(), sender, peer):
+            if latency_s := self._latency_s(sender, peer):
+                wires.loop.call_later(latency_s, self._post, wires, sender, peer, message)
+                return
             return self._post(wires, sender, peer, message)
         self.lost += 1
         if isinstance(message, Assign) and self._random.random() < 0.5:
             self.late += 1
             late_s = self._restarts_s[0] + self._random.choice([0.0003, 0.02, 0.3])
             wires.loop.call_at(late_s, self._post, wires, sender, peer, message)
+
+    def _latency_s(self, sender: str, peer: str) -> float:
+        if not {"sched", "agents"} & {sender, peer}:
+            return 0.0
+        slow_s = self._random.choice([0.0, 0.0, 0.001, 0.03, 0.2])
+        return self._latencies_s.setdefault((sender, peer), slow_s)
 
     def _is_lost(self, now_s: float, sender: str, peer: str) -> bool:
         if "sched" not in (sender, peer) or not self._restarts_s:
@@ -216,7 +230,7 @@ def test_turns_that_fail_while_the_scheduler_is_away_end_too(
 def test_the_cluster_serves_after_a_restart_as_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ("workload.agents=400", "engine.real_kv=false", "engine.kv_samples=0")
+    settings = ("workload.agents=240", "engine.real_kv=false", "engine.kv_samples=0")
     plain, restarted = (
         play(tmp_path / str(len(at_s)), capsys, at_s, *settings) for at_s in ([], [12.0, 15.0])
     )
@@ -224,9 +238,9 @@ def test_the_cluster_serves_after_a_restart_as_before(
     for one in restarted["restarts"]:
         # A member reports within a period of 0.05 s, its leader fetches within another.
         assert 0 < one["away_s"] < 0.11
-        assert one["taken_over"] + one["undecided"] > 300 and one["repeated"] == 0
+        assert one["taken_over"] + one["undecided"] > 200 and one["repeated"] == 0
     for key in ("mean", "p99"):
         assert restarted["jct_s"][key] == pytest.approx(plain["jct_s"][key], rel=0.02)
     rate = plain["throughput_turns_per_s"]
     assert restarted["throughput_turns_per_s"] == pytest.approx(rate, rel=0.03)
-    assert restarted["completed_turns"] == plain["completed_turns"] == 1200
+    assert restarted["completed_turns"] == plain["completed_turns"] == 720
