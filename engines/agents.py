@@ -7,7 +7,15 @@ import msgspec
 
 from engines.errors import EngineError
 from engines.kv import Extent, blocks
-from engines.messages import Drain, FirstToken, Submit, TurnDone, TurnFailed
+from engines.messages import (
+    Drain,
+    FirstToken,
+    NewTerm,
+    Resubmitted,
+    Submit,
+    TurnDone,
+    TurnFailed,
+)
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport
 from engines.tasks import Crew
@@ -98,6 +106,7 @@ class Agents:
         self._author = author
         self._progress = progress
         self._waiting: dict[int, Awaited[TurnDone | TurnFailed]] = {}
+        self._submitted: dict[int, Submit] = {}  # of those that wait, in order
         self._first_request: dict[int, int] = {}
         number = 1
         for plan in config.agents:
@@ -126,7 +135,12 @@ class Agents:
             case TurnDone() | TurnFailed():
                 waiting = self._waiting.pop(message.request, None)
                 if waiting is not None:
+                    del self._submitted[message.request]
                     waiting.set(message)
+            case NewTerm(term):
+                for submit in self._submitted.values():
+                    self._transport.post(delivery.sender, submit)
+                self._transport.post(delivery.sender, Resubmitted(term))
             case other:
                 raise EngineError(f"an agent cannot use {type(other).__name__}")
 
@@ -183,7 +197,7 @@ class Agents:
         record = self.turns[request.id] = TurnRecord(request, chain, self._clock.now_s())
         record.own_hit_blocks = sum(e.count for e in held if e.chain < OPENING_CHAINS)
         outcome = self._waiting[request.id] = Awaited(f"the end of turn {request.id}")
-        submit = Submit(request, content, tuple(held), chain)
+        submit = self._submitted[request.id] = Submit(request, content, tuple(held), chain)
         self._transport.post(self._config.scheduler, submit)
         end = await outcome.wait(self._clock, self._config.deadline_s)
         if isinstance(end, TurnFailed):

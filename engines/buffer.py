@@ -22,6 +22,7 @@ from engines.messages import (
     LayerLoaded,
     Loaded,
     Message,
+    NewTerm,
     Persisted,
     Pull,
     Read,
@@ -35,6 +36,7 @@ from engines.persist import NewBlocks, Persister
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew, Life
+from engines.terms import Terms
 from engines.waits import Arena, Awaited, Bandwidth, Places
 from scheduler.types import NodeReport, ReadExtent, Side
 
@@ -98,7 +100,7 @@ class Buffer:
         self._arriving: dict[Span, _Arrival] = {}
         self._queued_tokens = 0
         self._failed: set[int] = set()
-        self._seen = 0
+        self._terms = Terms()
         self._persister = Persister(config, transport)
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
         self.account: dict[str, float] = {
@@ -132,8 +134,7 @@ class Buffer:
             case Persisted():
                 self._persister.hear(message)
             case Assign():
-                self._seen = message.decision.seq
-                if message.decision.request_id not in self._failed:
+                if self._terms.take(message) and message.decision.request_id not in self._failed:
                     self._begin(message)
             case ReadDone():
                 self._arriving[message.span].come()
@@ -149,6 +150,9 @@ class Buffer:
                 self._end(message.request)
             case Report():
                 self._reporter.hear(sender, message)
+            case NewTerm(term):
+                if holds := self._terms.begin(term, self._turns, self._failed):
+                    self._transport.post(sender, holds)
             case Drain():
                 self._tasks.dismiss()
             case other:
@@ -341,8 +345,8 @@ class Buffer:
         return storage_of(chain, self._config.storages)
 
     def _report(self) -> Report:
-        node = NodeReport(self._config.node, self._queued_tokens, self._seen)
-        return Report(self._config.group.name, (), (node,))
+        node = NodeReport(self._config.node, self._queued_tokens, self._terms.seen)
+        return Report(self._config.group.name, (), (node,), self._terms.term)
 
 
 class _Arrival:

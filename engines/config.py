@@ -3,7 +3,7 @@
 import msgspec
 
 from scheduler.policy import Traits
-from scheduler.types import ClusterSpec
+from scheduler.types import ClusterSpec, Decision, Side
 
 
 class KvShape(msgspec.Struct, frozen=True):
@@ -115,10 +115,31 @@ class StorageConfig(msgspec.Struct, frozen=True, tag="storage"):
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, tag="service"):
-    """The scheduler's host: which hosts stand behind engines and nodes."""
+    """The scheduler's host: which hosts stand behind engines and nodes.
+
+    At each of `restarts_s` target seconds the scheduler loses all that it knows.
+    """
 
     host: str
     cluster: ClusterSpec
     policy: str
     engine_hosts: dict[str, str]
     buffers: dict[str, str]
+    client: str = "agents"
+    restarts_s: tuple[float, ...] = ()
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host that can be assigned a turn, once."""
+        return tuple(dict.fromkeys((*self.engine_hosts.values(), *self.buffers.values())))
+
+    def hosts_of(self, decision: Decision) -> list[str]:
+        """Both engines and every buffer that has a part in a turn."""
+        hosts = [
+            self.engine_hosts[decision.pe],
+            self.engine_hosts[decision.de],
+            self.buffers[decision.de.split("/")[0]],
+        ]
+        if any(read.side is Side.PE for read in decision.reads):
+            hosts.append(self.buffers[decision.pe.split("/")[0]])
+        return hosts

@@ -42,13 +42,17 @@ class Reporter:
             await self._clock.beat_until_s(turn * period_s + phase_s)
             if self._host != self._group.leader:
                 self._transport.post(self._group.leader, self._own())
-            elif len(self._others) == len(self._group.members) - 1:
-                self._transport.post(self._group.scheduler, self._merged())
+            elif (merged := self._merged()) is not None:
+                self._transport.post(self._group.scheduler, merged)
 
-    def _merged(self) -> Report:
+    def _merged(self) -> Report | None:
+        """The whole group's; None until every member has reported in the leader's term."""
         own = self._own()
         engines, nodes = own.engines, own.nodes
-        for report in self._others.values():
+        others = [report for report in self._others.values() if report.term == own.term]
+        if len(others) < len(self._group.members) - 1:
+            return None
+        for report in others:
             engines += report.engines
             nodes += report.nodes
-        return Report(own.group, engines, nodes)
+        return Report(own.group, engines, nodes, own.term)

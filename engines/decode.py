@@ -24,6 +24,7 @@ from engines.messages import (
     Barrier,
     Drain,
     Join,
+    NewTerm,
     Persisted,
     Report,
     Start,
@@ -34,6 +35,7 @@ from engines.seams.clock import Clock
 from engines.seams.compute import Compute, DecodeJob
 from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew
+from engines.terms import Terms
 from engines.waits import Arena
 
 
@@ -59,7 +61,7 @@ class Decode:
         self._quanta: list[tuple[float, int]] = []  # when each running turn's next one is due
         self._outgoing: Counter[int] = Counter()  # writes of the outbox's slots not yet kept
         self._failed: set[int] = set()
-        self._seen = 0
+        self._terms = Terms()
         self._collective = Collective(
             config.host, config.group, clock, transport, config.deadline_s
         )
@@ -88,8 +90,7 @@ class Decode:
             case Persisted() as done:
                 self._kept(done)
             case Assign() as assign:
-                self._seen = assign.decision.seq
-                if assign.decision.request_id not in self._failed:
+                if self._terms.take(assign) and assign.decision.request_id not in self._failed:
                     self._begin(assign)
             case Admit() as prompt:
                 sequence = self._sequence(prompt.request)
@@ -105,6 +106,10 @@ class Decode:
                 self._reporter.hear(delivery.sender, report)
             case Join() | Barrier() as message:
                 self._collective.hear(delivery.sender, message)
+            case NewTerm(term):
+                # A turn that is over in decode is over as a whole.
+                if holds := self._terms.begin(term, self._sequences):
+                    self._transport.post(delivery.sender, holds)
             case Drain():
                 self._tasks.dismiss()
             case other:
@@ -278,6 +283,6 @@ class Decode:
         return sequence
 
     def _report(self) -> Report:
-        parked, seen = self._config.parked_tokens, self._seen
+        parked, seen = self._config.parked_tokens, self._terms.seen
         engines = tuple(lane.report(parked, seen) for lane in self._lanes.values())
-        return Report(self._config.group.name, engines, ())
+        return Report(self._config.group.name, engines, (), self._terms.term)

@@ -22,10 +22,14 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
 
 
 class Assign(msgspec.Struct, frozen=True, array_like=True, tag="assign"):
-    """Scheduler to the turn's prefill engine, decode engine and both buffers."""
+    """Scheduler to the turn's prefill engine, decode engine and both buffers.
+
+    A host takes it only in the term that it is of (engines/terms.py).
+    """
 
     decision: Decision
     turn: Submit
+    term: int = 1
 
 
 class Granted(msgspec.Struct, frozen=True, array_like=True, tag="granted"):
@@ -195,6 +199,32 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     group: str
     engines: tuple[EngineReport, ...]
     nodes: tuple[NodeReport, ...]
+    term: int = 1
+
+
+class NewTerm(msgspec.Struct, frozen=True, array_like=True, tag="new-term"):
+    """Scheduler to every host: I know nothing of before; say what you hold, or submit it again."""
+
+    term: int
+
+
+class Holds(msgspec.Struct, frozen=True, array_like=True, tag="holds"):
+    """A host's answer: turns that it was assigned and has, and those that it is through with.
+
+    `through` has the newest turn of each agent at most; `ended` are turns that are over as a
+    whole, done or failed.
+    """
+
+    term: int
+    held: tuple[Decision, ...]
+    through: tuple[int, ...]
+    ended: tuple[int, ...]
+
+
+class Resubmitted(msgspec.Struct, frozen=True, array_like=True, tag="resubmitted"):
+    """The clients' answer: every turn that has not ended was submitted again before this."""
+
+    term: int
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
@@ -242,6 +272,9 @@ Message = (
     | TurnDone
     | TurnFailed
     | Report
+    | NewTerm
+    | Holds
+    | Resubmitted
     | Join
     | Barrier
     | Drain

@@ -22,6 +22,7 @@ from engines.messages import (
     LayerDone,
     LayerLoaded,
     Loaded,
+    NewTerm,
     Pull,
     Report,
     TurnFailed,
@@ -31,6 +32,7 @@ from engines.seams.clock import Clock
 from engines.seams.compute import Compute, PrefillJob
 from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew, Event
+from engines.terms import Terms
 from engines.waits import Arena
 from scheduler.batch import Candidate, Chunk, pack
 from scheduler.types import EngineReport, Side
@@ -52,7 +54,7 @@ class Prefill:
         self._hbm = Arena(Slots(config.pool_tokens, config.kv.block_tokens), "prefill HBM")
         self._news = Event()
         self._due_s = 0.0
-        self._seen = 0
+        self._terms = Terms()
         self._collective = Collective(
             config.host, config.group, clock, transport, config.deadline_s
         )
@@ -87,6 +89,9 @@ class Prefill:
                 self._forget(request)
             case Assign() | Granted() | Loaded() | LayerLoaded() as message:
                 self._fill_in(message, delivery.arrived_s)
+            case NewTerm(term):
+                if holds := self._terms.begin(term, self._turns, self._failed):
+                    self._transport.post(delivery.sender, holds)
             case Drain():
                 return self._tasks.dismiss()
             case other:
@@ -97,13 +102,14 @@ class Prefill:
         request = message.decision.request_id if isinstance(message, Assign) else message.request
         if request in self._failed:
             return
+        if isinstance(message, Assign) and not self._terms.take(message):
+            return
         turn = self._turns.get(request)
         if turn is None:
             turn = self._turns[request] = PrefillTurn(request, self._config.kv.layers)
         match message:
             case Assign():
                 turn.begin(message)
-                self._seen = message.decision.seq
                 self._lanes[message.decision.pe].enter(turn)
             case Granted():
                 turn.granted = message.slot
@@ -318,9 +324,9 @@ class Prefill:
             self._lanes[turn.assign.decision.pe].leave(turn)
 
     def _report(self) -> Report:
-        free, seen = self._hbm.free_tokens, self._seen
+        free, seen = self._hbm.free_tokens, self._terms.seen
         engines = tuple(
             EngineReport(lane.name, len(lane.turns), lane.tokens, free, seen)
             for lane in self._lanes.values()
         )
-        return Report(self._config.group.name, engines, ())
+        return Report(self._config.group.name, engines, (), self._terms.term)

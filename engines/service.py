@@ -3,18 +3,30 @@
 What decides is in `scheduler/`; nothing here has an opinion.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from engines.config import ServiceConfig
 from engines.errors import EngineError
-from engines.messages import Assign, Drain, Report, Submit, TurnDone, TurnFailed
+from engines.messages import (
+    Assign,
+    Drain,
+    Holds,
+    Message,
+    NewTerm,
+    Report,
+    Resubmitted,
+    Submit,
+    TurnDone,
+    TurnFailed,
+)
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport
+from engines.takeover import Takeover
 from engines.tasks import Crew
 from scheduler.scheduler import Decides
-from scheduler.types import Arrived, Decision, Ended, Event, Fetch, Side
+from scheduler.types import Arrived, Decision, Ended, Event, Fetch
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -22,41 +34,98 @@ class Decided(msgspec.Struct, frozen=True):
 
     at_s: float
     decision: Decision
+    term: int = 1
+
+
+class Restart(msgspec.Struct):
+    """One loss of all that the scheduler knew, for the account, in target seconds.
+
+    Nothing was decided between `lost_s` and `resumed_s`. Of the turns that had not ended,
+    `taken_over` were assigned and stayed so (for `repeated` assignments a host had not got its
+    part); `undecided` nobody had.
+    """
+
+    term: int
+    lost_s: float
+    resumed_s: float = 0.0
+    taken_over: int = 0
+    repeated: int = 0
+    undecided: int = 0
 
 
 class Service:
-    """One scheduler, fed in order of arrival."""
+    """One scheduler, fed in order of arrival; `make` makes it, and the next after each restart."""
 
     def __init__(
-        self, config: ServiceConfig, clock: Clock, transport: Transport, scheduler: Decides
+        self,
+        config: ServiceConfig,
+        clock: Clock,
+        transport: Transport,
+        make: Callable[[], Decides],
     ) -> None:
         self._config = config
         self._clock = clock
         self._transport = transport
-        self._scheduler = scheduler
+        self._make = make
+        # The number of the term is all that outlives a restart.
+        self._term = 1
+        self._scheduler = make()
         self._turns: dict[int, Submit] = {}
+        self._takeover: Takeover | None = None
         self.decided: list[Decided] = []
         self.ended: dict[str, int] = {}
+        self.restarts: list[Restart] = []
 
     async def run(self) -> None:
         """Serve until drained."""
         async with Crew() as self._tasks:
             self._tasks.start(self._transport.serve(self._act))
+            if self._config.restarts_s:
+                self._tasks.start(self._restart_in_time())
+        self._resume_account()
 
-    def _act(self, delivery: Delivery) -> None:
-        if isinstance(delivery.message, Drain):
-            return self._tasks.dismiss()
-        for decision in self._scheduler.handle(self._event(delivery.message)):
-            self._dispatch(decision)
+    async def _restart_in_time(self) -> None:
+        for at_s in self._config.restarts_s:
+            await self._clock.sleep_until_s(at_s)
+            self.restart()
+
+    def restart(self) -> None:
+        """Lose everything but the term's number, and ask everybody for what there is."""
+        self._resume_account()
+        self.restarts.append(Restart(self._term + 1, self._clock.now_s()))
+        self._announce()
 
     def waits(self) -> Iterator[str]:
-        """Turns that the policy has not decided, in words."""
-        decided = {entry.decision.request_id for entry in self.decided}
+        """Turns that the policy has not decided, or what a new term lacks, in words."""
+        if self._takeover is not None:
+            yield from self._takeover.waits()
+        decided = {e.decision.request_id for e in self.decided if e.term == self._term}
         for request in self._turns:
             if request not in decided:
                 yield f"turn {request} for the policy's decision"
 
-    def _event(self, message: object) -> Event:
+    def _act(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if isinstance(message, Drain):
+            return self._tasks.dismiss()
+        if isinstance(message, TurnDone | TurnFailed):
+            reason = message.reason if isinstance(message, TurnFailed) else "done"
+            self.ended[reason] = self.ended.get(reason, 0) + 1
+            # Of what another term decided the scheduler knows by reports alone.
+            if self._turns.pop(message.request, None) is not None:
+                return self._handle(Ended(self._clock.now_s(), message.request, reason))
+        if self._takeover is not None:
+            return self._hear(self._takeover, delivery)
+        if isinstance(message, Report | Holds | Resubmitted) and message.term < self._term:
+            return
+        if not isinstance(message, TurnDone | TurnFailed):
+            self._handle(self._event(message))
+
+    def _handle(self, event: Event) -> None:
+        for decision in self._scheduler.handle(event):
+            self._dispatch(decision)
+
+    def _event(self, message: Message) -> Event:
         now_s = self._clock.now_s()
         match message:
             case Submit():
@@ -64,28 +133,50 @@ class Service:
                 return Arrived(now_s, message.request)
             case Report():
                 return Fetch(now_s, message.group, message.engines, message.nodes)
-            case TurnDone():
-                return self._end(message.request, "done")
-            case TurnFailed():
-                return self._end(message.request, message.reason)
             case other:
                 raise EngineError(f"the scheduler cannot use {type(other).__name__}")
 
-    def _end(self, request: int, reason: str) -> Ended:
-        self.ended[reason] = self.ended.get(reason, 0) + 1
-        self._turns.pop(request, None)
-        return Ended(self._clock.now_s(), request, reason)
-
     def _dispatch(self, decision: Decision) -> None:
         """To both engines and every buffer that has a part; each sees its decisions in order."""
-        self.decided.append(Decided(self._clock.now_s(), decision))
-        assign = Assign(decision, self._turns[decision.request_id])
-        hosts = [
-            self._config.engine_hosts[decision.pe],
-            self._config.engine_hosts[decision.de],
-            self._config.buffers[decision.de.split("/")[0]],
-        ]
-        if any(read.side is Side.PE for read in decision.reads):
-            hosts.append(self._config.buffers[decision.pe.split("/")[0]])
-        for host in hosts:
+        self.decided.append(Decided(self._clock.now_s(), decision, self._term))
+        assign = Assign(decision, self._turns[decision.request_id], self._term)
+        for host in self._config.hosts_of(decision):
             self._transport.post(host, assign)
+
+    def _announce(self) -> None:
+        """Begin a term."""
+        self._term += 1
+        self._turns = {}
+        self._takeover = Takeover(self._term, self._config)
+        for host in (*self._config.hosts, self._config.client):
+            self._transport.post(host, NewTerm(self._term))
+
+    def _hear(self, takeover: Takeover, delivery: Delivery) -> None:
+        takeover.hear(delivery.sender, delivery.message)
+        if not takeover.complete:
+            return
+        repeats = list(takeover.lacking())
+        self.restarts[-1].repeated += len(repeats)
+        for host, assign in repeats:
+            self._transport.post(host, assign)
+        if repeats:
+            # Another term, whose reports include what was repeated: books begin with reports alone.
+            return self._announce()
+        self._resume(takeover)
+
+    def _resume(self, takeover: Takeover) -> None:
+        """Decide again: on the books that the reports make, and what nobody has."""
+        self._takeover, self._scheduler = None, self._make()
+        for report in takeover.reports:
+            self._handle(self._event(report))
+        undecided = takeover.undecided
+        restart = self.restarts[-1]
+        restart.taken_over, restart.undecided = len(takeover.taken_over), len(undecided)
+        restart.resumed_s = self._clock.now_s()
+        for turn in undecided:
+            self._handle(self._event(turn))
+
+    def _resume_account(self) -> None:
+        """A restart that another one, or the end, overtook was away until then."""
+        if self._takeover is not None:
+            self.restarts[-1].resumed_s = self._clock.now_s()

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from engines.agents import TurnRecord
-from scheduler.types import Decision
+from engines.service import Decided
 from testbed.results.metrics import RunData
 
 # What can happen to a turn, in the order in which things of one moment are told.
@@ -23,7 +23,10 @@ def write_events(run: RunData, path: Path) -> None:
     What is put in order are bare moments of 17 bytes: a large run has millions of them.
     """
     encoder = msgspec.json.Encoder()
-    decisions = run.decisions
+    # In the order of the moments; a restart may have decided a request twice.
+    decided = iter(
+        sorted(run.accounts["sched"].decided, key=lambda one: (one.at_s, one.decision.request_id))
+    )
     turns = {turn.request.id: turn for turn in run.turns}
     moments = np.fromiter(_moments(run), dtype=MOMENT)
     moments = moments[np.lexsort((moments["kind"], moments["request"], moments["at_s"]))]
@@ -32,9 +35,7 @@ def write_events(run: RunData, path: Path) -> None:
             for at_s, request, kind in moments[begin : begin + CHUNK].tolist():
                 what = KINDS[kind]
                 more = (
-                    _decided(decisions[request])
-                    if what == "decided"
-                    else _of_turn(turns[request], what)
+                    _decided(next(decided)) if what == "decided" else _of_turn(turns[request], what)
                 )
                 line = {"at_s": at_s, "event": what, "request": request, **more}
                 lines.write(encoder.encode(line) + b"\n")
@@ -58,9 +59,13 @@ def _moments(run: RunData) -> Iterator[tuple[float, int, int]]:
             yield turn.submitted_s, request, failed
 
 
-def _decided(decision: Decision) -> dict[str, Any]:
+def _decided(entry: Decided) -> dict[str, Any]:
+    decision = entry.decision
     reads = [[read.side.value, read.first, read.count] for read in decision.reads]
-    return {"seq": decision.seq, "pe": decision.pe, "de": decision.de, "reads": reads}
+    return {
+        "term": entry.term, "seq": decision.seq, "pe": decision.pe, "de": decision.de,
+        "reads": reads,
+    }  # fmt: skip
 
 
 def _of_turn(turn: TurnRecord, what: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.balance import balance, snic_rates
-from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
+from testbed.results.schema import Emulated, NodeShares, PolicyResult, SchedulerRestart, Spread
 from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
     agents_config,
@@ -165,6 +165,12 @@ def measure(
         ),
         ledger=lines,
         failures=dict(Counter(turn.reason for turn in run.turns if turn.reason)),
+        restarts=[
+            SchedulerRestart(
+                one.lost_s, one.resumed_s - one.lost_s, one.taken_over, one.repeated, one.undecided
+            )
+            for one in run.accounts["sched"].restarts
+        ],
     )
 
 

@@ -37,6 +37,20 @@ class NodeShares(msgspec.Struct, frozen=True):
     hbm_held: float
 
 
+class SchedulerRestart(msgspec.Struct, frozen=True):
+    """A loss of all that the scheduler knew: nothing was decided for `away_s` from `at_s` on.
+
+    `taken_over` turns were assigned and stayed so, `repeated` of their assignments had not come
+    everywhere; `undecided` turns nobody had.
+    """
+
+    at_s: float
+    away_s: float
+    taken_over: int
+    repeated: int
+    undecided: int
+
+
 class PolicyResult(msgspec.Struct, frozen=True):
     """One policy's run.
 
@@ -85,6 +99,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     emulated: Emulated
     ledger: list[PortLine]
     failures: dict[str, int]
+    restarts: list[SchedulerRestart] = []
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import msgspec
 
 from engines.agents import TurnRecord
 from engines.prefill_turn import Forward
-from engines.service import Decided
+from engines.service import Decided, Restart
 
 
 class HostAccount(msgspec.Struct):
@@ -26,6 +26,7 @@ class HostAccount(msgspec.Struct):
     compute: dict[str, float] = {}
     forwards: list[Forward] = []
     decided: list[Decided] = []
+    restarts: list[Restart] = []
     turns: list[TurnRecord] = []
 
 

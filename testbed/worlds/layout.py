@@ -170,7 +170,10 @@ class Layout:
         hosts += [self._buffer_host(node) for node in self._nodes]
         hosts += [self._engine_host(node, host) for node in self._nodes for host in self._on(node)]
         word = self.chosen.word_in(self._folder)
-        service = ServiceConfig("sched", self.cluster, word, self._gpu_hosts, self._buffers)
+        service = ServiceConfig(
+            "sched", self.cluster, word, self._gpu_hosts, self._buffers,
+            restarts_s=tuple(sorted(self._experiment.engine.scheduler_restart_s)),
+        )  # fmt: skip
         hosts.append(HostPlan(service, {}))
         everyone = tuple(host.name for host in hosts)
         agents = AgentsConfig(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engines.config import ServiceConfig
 from scheduler.lookup import lookup
-from scheduler.protocol import VERSION, Decided, Hello, Line, News, Ready, encode
+from scheduler.protocol import VERSION, Decided, Hello, News, Ready, encode
 from scheduler.scheduler import Decides, Scheduler
 from scheduler.types import Decision, Event
 from testbed.results.scheduler_log import NAME, log_writer
@@ -33,14 +33,16 @@ class Recorded:
 
 
 @contextmanager
-def recorded(role: ServiceConfig, knobs: dict[str, float], folder: Path) -> Iterator[Decides]:
-    """The role's scheduler, and its log in the run's folder."""
-    policy = lookup(role.policy, **knobs)
-    opening: tuple[Line, ...] = (
-        Hello(VERSION, role.cluster, role.policy, knobs),
-        Ready(VERSION, policy.traits),
-    )
+def recorded(
+    role: ServiceConfig, knobs: dict[str, float], folder: Path
+) -> Iterator[Callable[[], Decides]]:
+    """How to make the role's scheduler, each into the one log in the run's folder."""
     with log_writer(folder / NAME) as write:
-        for line in opening:
-            write(encode(line))
-        yield Recorded(Scheduler(role.cluster, policy), write)
+
+        def make() -> Decides:
+            policy = lookup(role.policy, **knobs)
+            write(encode(Hello(VERSION, role.cluster, role.policy, knobs)))
+            write(encode(Ready(VERSION, policy.traits)))
+            return Recorded(Scheduler(role.cluster, policy), write)
+
+        yield make

@@ -73,11 +73,12 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
-            with recorded(role, sides.policy_knobs, sides.folder) as scheduler:
-                service = Service(role, clock, transport, scheduler)
+            with recorded(role, sides.policy_knobs, sides.folder) as make:
+                service = Service(role, clock, transport, make)
                 sides.meet(service.waits)
                 await service.run()
             account.decided, account.counts = service.decided, dict(service.ended)
+            account.restarts = service.restarts
         case AgentsConfig():
             agents = Agents(role, clock, transport, sides.author, sides.progress)
             await agents.run()

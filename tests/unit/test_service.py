@@ -42,8 +42,8 @@ def serve(policy: str, *messages: Message) -> tuple[Service, Network]:
 
     async def whole() -> None:
         config = ServiceConfig("sched", SPEC, policy, ENGINE_HOSTS, BUFFERS)
-        scheduler = Scheduler(SPEC, lookup(policy))
-        service = Service(config, FakeClock(), FakeTransport("sched", network), scheduler)
+        transport = FakeTransport("sched", network)
+        service = Service(config, FakeClock(), transport, lambda: Scheduler(SPEC, lookup(policy)))
         found.append(service)
         for message in (*messages, Drain()):
             FakeTransport("someone", network).post("sched", message)
