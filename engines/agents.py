@@ -173,9 +173,7 @@ class Agents:
             self._count(1)
             content += record.generated
             context_tokens = prompt_tokens + turn.generate_tokens
-            at = sum(extent.count for extent in held)
-            new = blocks(context_tokens, self._config.block_tokens) - at
-            held = [*held, Extent(chain, at, new)] if new else held
+            held = _up_to(held, chain, blocks(context_tokens, self._config.block_tokens))
 
     async def _turn(
         self,
@@ -193,11 +191,13 @@ class Agents:
             prompt_tokens=prompt_tokens,
             hit_tokens=sum(extent.count for extent in held) * self._config.block_tokens,
             generate_tokens=plan.turns[number].generate_tokens,
+            context=tuple(held),
+            chain=chain,
         )
         record = self.turns[request.id] = TurnRecord(request, chain, self._clock.now_s())
         record.own_hit_blocks = sum(e.count for e in held if e.chain < OPENING_CHAINS)
         outcome = self._waiting[request.id] = Awaited(f"the end of turn {request.id}")
-        submit = self._submitted[request.id] = Submit(request, content, tuple(held), chain)
+        submit = self._submitted[request.id] = Submit(request, content)
         self._transport.post(self._config.scheduler, submit)
         end = await outcome.wait(self._clock, self._config.deadline_s)
         if isinstance(end, TurnFailed):
@@ -220,6 +220,17 @@ class Agents:
     def _count(self, turns: int) -> None:
         self._ended += turns
         self._progress(self._ended, self._total)
+
+
+def _up_to(held: list[Extent], chain: int, count: int) -> list[Extent]:
+    """The context grown to so many blocks along a chain; of one chain there is one extent."""
+    at = sum(extent.count for extent in held)
+    if count == at:
+        return held
+    if held and held[-1].chain == chain:
+        first = held[-1].first
+        return [*held[:-1], Extent(chain, first, count - first)]
+    return [*held, Extent(chain, at, count - at)]
 
 
 def _first_blocks(held: Sequence[Extent], count: int) -> list[Extent]:

@@ -4,9 +4,9 @@ The life of a turn's KV here is one coroutine, step by step as in section 3 of t
 `_prefill_side` is steps 1-4 of the PE read path, `_decode_side` the DE buffer's part of both.
 """
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator
 
+from engines.cache import DramCache
 from engines.config import BufferConfig
 from engines.control import Reporter
 from engines.errors import EngineError, KvDigestMismatch
@@ -38,6 +38,7 @@ from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew, Life
 from engines.terms import Terms
 from engines.waits import Arena, Awaited, Bandwidth, Places
+from scheduler.prefix import cut
 from scheduler.types import NodeReport, ReadExtent, Side
 
 
@@ -52,8 +53,9 @@ class HeldTurn:
         self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
         self.prompt_kept: Awaited[bool] = Awaited(f"turn {request}'s new prompt to be kept")
         self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
-        self.queued_tokens = 0
+        self.queued: dict[ReadExtent, int] = {}  # tokens of each that storage has to send
         self.to_pull_tokens = 0
+        self.lacking: list[Extent] = []  # of the read that is next
         self.pulls: list[Pull] = []
         self.tokens_due = 0
         self.tokens_here = 0
@@ -62,7 +64,7 @@ class HeldTurn:
     def expect(self, assign: Assign, block_tokens: int) -> None:
         """On the DE side: how many blocks decode will send, and what they continue."""
         request = assign.turn.request
-        self.chain, self.content = assign.turn.chain, assign.turn.content
+        self.chain, self.content = request.chain, assign.turn.content
         end, prompt = (
             blocks(tokens, block_tokens)
             for tokens in (request.context_tokens, request.prompt_tokens)
@@ -101,11 +103,13 @@ class Buffer:
         self._queued_tokens = 0
         self._failed: set[int] = set()
         self._terms = Terms()
-        self._persister = Persister(config, transport)
+        self._cache = DramCache(config.cache_tokens, config.kv, transport)
+        self._persister = Persister(config, transport, self._cache)
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
         self.account: dict[str, float] = {
             "read_tokens": 0, "digest_failures": 0, "turns": 0, "no_hole": 0, "dram_s": 0.0,
         }  # fmt: skip
+        self.cached_tokens: dict[int, int] = {}  # of each turn that hit the cache
 
     async def run(self) -> None:
         """Receive and act until drained."""
@@ -167,9 +171,9 @@ class Buffer:
         """Count the turn's reads as queued from here on: the next report has seen it."""
         turn = self._turn(assign.decision.request_id)
         reads = [read for read in assign.decision.reads if read.side is self._side]
-        tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
-        turn.queued_tokens = turn.to_pull_tokens = tokens
-        self._queued_tokens += tokens
+        turn.to_pull_tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
+        for read in reads:
+            self._queue(turn, read, self._cache.lacking(_wanted(assign, read)))
         self._tasks.start(self._live(turn, assign, reads))
 
     async def _live(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
@@ -177,7 +181,7 @@ class Buffer:
         try:
             await turn.life.play(side(turn, assign, reads))
         finally:
-            self._queued_tokens -= turn.queued_tokens
+            self._queued_tokens -= sum(turn.queued.values())
             del self._turns[turn.request]
 
     async def _prefill_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
@@ -219,7 +223,7 @@ class Buffer:
         decode = self._config.engine_hosts[assign.decision.de]
         first, last = blocks(request.hit_tokens, block), blocks(request.prompt_tokens, block)
         new = NewBlocks(
-            Extent(assign.turn.chain, first, last - first),
+            Extent(request.chain, first, last - first),
             prompt.tokens(first * block, last * block),
             assign.turn.content,
             request.id,
@@ -242,55 +246,87 @@ class Buffer:
     async def _read_all(
         self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent], slot: int
     ) -> None:
-        """Storage to DRAM, Full Blocks; few reads at a time, the others queue here in order."""
+        """Storage to DRAM, Full Blocks; few reads at a time, the others queue here in order.
+
+        What the cache has is not read. It may have other blocks by now than when they were queued.
+        """
         kv, prefill = self._config.kv, self._config.engine_hosts[assign.decision.pe]
         for read in reads:
             first, last = read.first * kv.block_tokens, (read.first + read.count) * kv.block_tokens
             span = Span("dram", slot, first, last, 0, kv.layers)
-            async with self._reads.of(turn.request):
-                # A read under way is seen through even if its turn has failed meanwhile: what
-                # storage still writes must not land in a slot that already belongs to another.
-                await turn.life.see_through(self._read(turn, assign, read, span))
-            turn.queued_tokens -= last - first
-            self._queued_tokens -= last - first
-            self.account["read_tokens"] += last - first
+            await turn.life.see_through(self._fetch(turn, assign, read, span))
+            if turn.queued[read]:
+                async with self._reads.of(turn.request):
+                    # A read under way is seen through even if its turn has failed meanwhile: what
+                    # storage still writes must not land in a slot that already is another's.
+                    await turn.life.see_through(self._read(turn, assign, turn.lacking, span))
+            self.account["read_tokens"] += turn.queued[read]
+            self._queue(turn, read, [])
             loaded = Loaded(turn.request, self._side, span, first, last)
             self._transport.post(prefill, loaded)
 
-    async def _read(self, turn: HeldTurn, assign: Assign, read: ReadExtent, span: Span) -> None:
-        await self._bandwidth.turn(span)
-        parts = self._parts(turn.request, _cut(assign.turn.context, read.first, read.count), span)
+    async def _fetch(self, turn: HeldTurn, assign: Assign, read: ReadExtent, span: Span) -> None:
+        """Take from the cache what it has, and queue the rest."""
+        wanted = _wanted(assign, read)
+        try:
+            turn.lacking = self._cache.fetch(wanted, span, assign.turn.content)
+        except KvDigestMismatch as error:
+            return self._mismatch(turn, error)
+        self._queue(turn, read, turn.lacking)
+        if hit_tokens := span.last - span.first - turn.queued[read]:
+            before = self.cached_tokens.get(turn.request, 0)
+            self.cached_tokens[turn.request] = before + hit_tokens
+
+    async def _read(
+        self, turn: HeldTurn, assign: Assign, lacking: list[Extent], span: Span
+    ) -> None:
+        """Read what the cache lacks of a span, check it, and let the cache keep it."""
+        block_tokens, content = self._config.kv.block_tokens, assign.turn.content
+        tokens = sum(extent.count for extent in lacking) * block_tokens
+        await self._bandwidth.turn(span.tokens(0, tokens))
+        parts = self._parts(turn.request, lacking, span)
         for storage, part in parts:
             self._arriving[part.into] = _Arrival(turn.request, storage)
             self._transport.post(storage, part)
         answers = [await self._answer(part.into) for _, part in parts]
-        reasons = [answer.error for answer in answers if answer.error]
+        if reasons := [answer.error for answer in answers if answer.error]:
+            return self._fail(turn, reasons[0])
         try:
-            if not reasons:
-                digests = b"".join(answer.digests for answer in answers)
-                self._transport.check(span, assign.turn.content, read.first, digests)
+            for (_, part), answer in zip(parts, answers, strict=True):
+                first = part.into.first // block_tokens
+                self._transport.check(part.into, content, first, answer.digests)
         except KvDigestMismatch as error:
-            self.account["digest_failures"] += 1
-            reasons = [str(error)]
-        if reasons:
-            await self._fail(turn, reasons[0])
+            return self._mismatch(turn, error)
+        for (_, part), answer in zip(parts, answers, strict=True):
+            self._cache.keep(part.extents, part.into, answer.digests)
+
+    def _queue(self, turn: HeldTurn, read: ReadExtent, lacking: list[Extent]) -> None:
+        """Storage has to send so much for a read, whatever was said before."""
+        tokens = sum(extent.count for extent in lacking) * self._config.kv.block_tokens
+        self._queued_tokens += tokens - turn.queued.get(read, 0)
+        turn.queued[read] = tokens
+
+    def _mismatch(self, turn: HeldTurn, error: KvDigestMismatch) -> None:
+        self.account["digest_failures"] += 1
+        self._fail(turn, str(error))
 
     async def _answer(self, span: Span) -> ReadDigests:
         answer = await self._arriving[span].whole.wait(self._clock, self._config.deadline_s)
         del self._arriving[span]
         return answer
 
-    def _parts(
-        self, request: int, extents: tuple[Extent, ...], span: Span
-    ) -> list[tuple[str, Read]]:
+    def _parts(self, request: int, extents: Iterable[Extent], span: Span) -> list[tuple[str, Read]]:
         """One read a storage host: neighbours in the prompt that lie on the same one."""
         found: list[tuple[str, Read]] = []
-        at = span.first
-        for storage, group in groupby(extents, lambda extent: self._storage(extent.chain)):
-            those = tuple(group)
-            end = at + sum(extent.count for extent in those) * self._config.kv.block_tokens
-            found.append((storage, Read(request, those, span.tokens(at, end))))
-            at = end
+        tokens = self._config.kv.block_tokens
+        for extent in extents:
+            first, last = extent.first * tokens, (extent.first + extent.count) * tokens
+            storage = storage_of(extent.chain, self._config.storages)
+            those: tuple[Extent, ...] = (extent,)
+            if found and found[-1][0] == storage and found[-1][1].into.last == first:
+                _, before = found.pop()
+                those, first = (*before.extents, extent), before.into.first
+            found.append((storage, Read(request, those, span.tokens(first, last))))
         return found
 
     async def _push(self, turn: HeldTurn) -> None:
@@ -324,7 +360,7 @@ class Buffer:
         new = NewBlocks(extent, append.span, content, append.request, decode)
         self._persister.keep(new, lambda: turn.count_kept(append.count))
 
-    async def _fail(self, turn: HeldTurn, reason: str) -> None:
+    def _fail(self, turn: HeldTurn, reason: str) -> None:
         """End the turn here and tell everybody who may hold something of it."""
         for host in self._config.everyone:
             self._transport.post(host, TurnFailed(turn.request, reason))
@@ -340,9 +376,6 @@ class Buffer:
         if turn is None:
             turn = self._turns[request] = HeldTurn(request)
         return turn
-
-    def _storage(self, chain: int) -> str:
-        return storage_of(chain, self._config.storages)
 
     def _report(self) -> Report:
         node = NodeReport(self._config.node, self._queued_tokens, self._terms.seen)
@@ -370,10 +403,5 @@ class _Arrival:
             self.whole.set(answer)
 
 
-def _cut(context: tuple[Extent, ...], first: int, count: int) -> tuple[Extent, ...]:
-    """The extents of a prompt's blocks `first` to `first + count`."""
-    wanted = (
-        (extent.chain, max(extent.first, first), min(extent.first + extent.count, first + count))
-        for extent in context
-    )
-    return tuple(Extent(chain, start, end - start) for chain, start, end in wanted if end > start)
+def _wanted(assign: Assign, read: ReadExtent) -> tuple[Extent, ...]:
+    return cut(assign.turn.request.context, read.first, read.count)

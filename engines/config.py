@@ -85,7 +85,8 @@ class DecodeConfig(msgspec.Struct, frozen=True, tag="decode"):
 class BufferConfig(msgspec.Struct, frozen=True, tag="buffer"):
     """A node's DRAM buffer and storage NIC; `inbox_*` is its part of each storage host's inbox.
 
-    `dram_tokens_per_s` is the memory's bandwidth, reads and writes summed.
+    `dram_tokens_per_s` is the memory's bandwidth, reads and writes summed; `cache_tokens` of it
+    keep blocks for later turns, beside the buffer's `dram_tokens`.
     """
 
     host: str
@@ -103,6 +104,7 @@ class BufferConfig(msgspec.Struct, frozen=True, tag="buffer"):
     engine_hosts: dict[str, str]
     everyone: tuple[str, ...]
     deadline_s: float
+    cache_tokens: int = 0
 
 
 class StorageConfig(msgspec.Struct, frozen=True, tag="storage"):

@@ -10,14 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engines.errors import CapacityError
-
-
-class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """Blocks `first` to `first + count` of one chain; a prompt's hits are a few of these."""
-
-    chain: int
-    first: int
-    count: int
+from scheduler.types import Extent as Extent  # of storage; the scheduler speaks of them too
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):

@@ -12,13 +12,11 @@ from scheduler.types import Decision, EngineReport, NodeReport, Request, Side
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     """Client to scheduler: a turn. `content` is opaque to everything but compute and digests.
 
-    `context` says where in storage the hit blocks lie; `chain` is where new blocks go.
+    Its `context` says where in storage the hit blocks lie, its `chain` where new blocks go.
     """
 
     request: Request
     content: bytes
-    context: tuple[Extent, ...]
-    chain: int
 
 
 class Assign(msgspec.Struct, frozen=True, array_like=True, tag="assign"):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from engines.cache import DramCache
 from engines.config import BufferConfig
 from engines.kv import Extent, Slots, Span, storage_of
 from engines.messages import Kept, Persist, Persisted
@@ -54,11 +55,15 @@ Pending = tuple[NewBlocks, Callable[[], None]]  # and what to do once they are k
 
 
 class Persister:
-    """Seals blocks, takes room in the storage host's inbox, sends, and says when they are kept."""
+    """Seals blocks, takes room in the storage host's inbox, sends, and says when they are kept.
 
-    def __init__(self, config: BufferConfig, transport: Transport) -> None:
+    What it sealed, the node's cache keeps too.
+    """
+
+    def __init__(self, config: BufferConfig, transport: Transport, cache: DramCache) -> None:
         self._config = config
         self._transport = transport
+        self._cache = cache
         self.inbox = {
             storage: Arena(
                 Slots(config.inbox_tokens, config.kv.block_tokens), f"the inbox of {storage}"
@@ -139,6 +144,7 @@ class Persister:
             at = end
             self._under_way[new.extent] = _UnderWay(new, sent, then)
             digests = self._transport.seal(new.span, new.content, new.extent.first)
+            self._cache.keep([new.extent], new.span, digests)
             note = Persist(new.request, new.extent, into, digests)
             writes.append(Write(new.span, into, note, new.request))
         await self._transport.write(storage, writes, deadline_s=self._config.deadline_s)

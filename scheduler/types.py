@@ -34,7 +34,8 @@ class ClusterSpec(msgspec.Struct, frozen=True):
 
     `alpha_tokens` is what one node's storage path reads in 3 s, `beta_tokens` what one GPU
     processes in 5 s (both profiled; DualPath section 6.2). `seed` is the run's: a policy that
-    draws lots draws the same ones for the same seed.
+    draws lots draws the same ones for the same seed. `dram_cache_tokens` is what each node's DRAM
+    cache keeps (scheduler/prefix.py says by which rule).
     """
 
     engines: tuple[EngineSpec, ...]
@@ -42,10 +43,25 @@ class ClusterSpec(msgspec.Struct, frozen=True):
     alpha_tokens: int
     beta_tokens: int
     seed: int = 0
+    dram_cache_tokens: int = 0
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """Blocks `first` to `first + count` of one chain; a prompt's hits are a few of these.
+
+    Block n of a chain is block n of every prompt that has it, and never changes.
+    """
+
+    chain: int
+    first: int
+    count: int
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One turn of an agent: `hit_tokens` (whole blocks) are in storage, the rest is computed."""
+    """One turn of an agent: `hit_tokens` (whole blocks) are in storage, the rest is computed.
+
+    `context` says which blocks these are, which is the prefix's identity; new ones go to `chain`.
+    """
 
     id: int
     agent: int
@@ -53,6 +69,8 @@ class Request(msgspec.Struct, frozen=True):
     prompt_tokens: int
     hit_tokens: int
     generate_tokens: int
+    context: tuple[Extent, ...] = ()
+    chain: int = 0
 
     @property
     def context_tokens(self) -> int:

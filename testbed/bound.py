@@ -1,7 +1,8 @@
 """What a cluster could do at most, and which of its parts says so. Target turns per second.
 
 Each term is one resource kept busy all the time by the workload's mean turn, with hits rounded
-to whole blocks; queueing, imbalance and pipeline fill are not in it, so a run stays below.
+to whole blocks; queueing, imbalance and pipeline fill are not in it, so a run stays below. Hits
+that DRAM caches served count as measured: they cross no storage NIC and are not written to DRAM.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ class Reads(StrEnum):
 
 READS = {
     "basic": Reads.PE,
+    "affinity": Reads.PE,
     "pe-only": Reads.PE,
     "de-only": Reads.DE,
     "round-robin": Reads.HALF,
@@ -52,9 +54,13 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class _Mean(msgspec.Struct, frozen=True):
-    """The mean turn: H and m of DualPath section 3 in bytes, times in seconds."""
+    """The mean turn: H and m of DualPath section 3 in bytes, times in seconds.
+
+    `cached_bytes` is the part of H that is not read.
+    """
 
     hit_bytes: float
+    cached_bytes: float
     miss_bytes: float
     gpu_s: float
     decode_s: float
@@ -114,6 +120,7 @@ def _mean(experiment: Experiment, turns: Sequence[Load]) -> _Mean:
 
     return _Mean(
         hit_bytes=fmean(load.hit_tokens for load in turns) * model.kv_bytes_per_token,
+        cached_bytes=fmean(load.cached_tokens for load in turns) * model.kv_bytes_per_token,
         miss_bytes=fmean(load.computed_tokens for load in turns) * model.kv_bytes_per_token,
         gpu_s=fmean(model.prefill_gpu_s(load.hit_tokens, load.computed_tokens) for load in turns),
         decode_s=fmean(decode_s(load) for load in turns),
@@ -129,7 +136,7 @@ def _storage(experiment: Experiment, mean: _Mean, de_share: float) -> float:
     """The side whose storage NICs are through last."""
     pe = _snic_bytes_per_s(experiment, experiment.cluster.prefill)
     de = _snic_bytes_per_s(experiment, experiment.cluster.decode)
-    hit = mean.hit_bytes
+    hit = mean.hit_bytes - mean.cached_bytes
     return min(_per_s(pe, hit * (1 - de_share)), _per_s(de, hit * de_share))
 
 
@@ -144,11 +151,14 @@ def _cnics(experiment: Experiment, mean: _Mean, de_share: float) -> float:
 
 
 def _dram(experiment: Experiment, mean: _Mean, de_share: float) -> float:
-    """Reads and writes summed: 2H on the PE side, 2(H+m) or 3H+2m on the DE side."""
-    hit, miss = mean.hit_bytes, mean.miss_bytes
+    """Reads and writes summed: 2H on the PE side, 2(H+m) or 3H+2m on the DE side.
+
+    What was in DRAM already is not written there.
+    """
+    hit, miss, cached = mean.hit_bytes, mean.miss_bytes, mean.cached_bytes
     node = experiment.hardware.dram_bytes_per_s
-    pe_turns = _per_s(experiment.cluster.prefill_nodes * node, 2 * hit * (1 - de_share))
-    de_bytes = 2 * (hit + miss) + de_share * hit
+    pe_turns = _per_s(experiment.cluster.prefill_nodes * node, (2 * hit - cached) * (1 - de_share))
+    de_bytes = 2 * (hit + miss) + de_share * (hit - cached)
     return min(pe_turns, experiment.cluster.decode_nodes * node / de_bytes)
 
 
@@ -156,7 +166,7 @@ def _unloaded_s(experiment: Experiment, mean: _Mean) -> float:
     """A turn alone in the cluster: read at the fastest NIC's rate, prefill, decode."""
     nodes = (*experiment.cluster.prefill, *experiment.cluster.decode)
     fastest = max(experiment.snic_bytes_per_s(node) for node in nodes)
-    return mean.hit_bytes / fastest + mean.gpu_s + mean.decode_s
+    return (mean.hit_bytes - mean.cached_bytes) / fastest + mean.gpu_s + mean.decode_s
 
 
 def _per_s(rate: float, amount: float) -> float:

@@ -43,6 +43,11 @@ def buffer_tokens(experiment: Experiment) -> int:
     return _whole_blocks(experiment, experiment.hardware.dram_buffer_bytes)
 
 
+def cache_tokens(experiment: Experiment) -> int:
+    """KV tokens that a node's DRAM cache keeps, in whole blocks."""
+    return _whole_blocks(experiment, experiment.hardware.dram_cache_bytes)
+
+
 def group_name(experiment: Experiment, node: str) -> str:
     """The engine group of a node: `group_nodes` neighbours of one side."""
     return f"{node[:2]}-group{int(node[2:]) // experiment.cluster.group_nodes}"
@@ -71,6 +76,7 @@ def cluster_spec(experiment: Experiment, mean: Averages) -> ClusterSpec:
         alpha_tokens=int(ALPHA_S * snic / model.kv_bytes_per_token),
         beta_tokens=int(BETA_S / turn_s * mean.prompt_tokens),
         seed=experiment.seed,
+        dram_cache_tokens=cache_tokens(experiment),
     )
 
 

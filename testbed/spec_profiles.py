@@ -37,7 +37,10 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A server node: payload rates a direction in bytes/s, memories in bytes."""
+    """A server node: payload rates a direction in bytes/s, memories in bytes.
+
+    `dram_cache_bytes` of DRAM, beside the buffer's, keep blocks that the node read or persisted.
+    """
 
     name: Name
     snic_bytes_per_s: Rate
@@ -46,3 +49,4 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     dram_bytes_per_s: Rate
     hbm_kv_bytes_per_gpu: Size
     dram_buffer_bytes: Size
+    dram_cache_bytes: Annotated[float, Meta(ge=0, le=1e15)] = 0.0

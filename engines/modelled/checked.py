@@ -57,6 +57,10 @@ class CheckedTransport(FluidTransport):
         self._regions = wires.regions[host]
         self._verify = verify
 
+    def copy(self, source: Span, target: Span) -> None:
+        """Copy a span within this host's regions."""
+        self._regions.view(target)[:] = self._regions.view(source)
+
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
         """Digests, 8 bytes a block, of whole blocks: each binds the block's key and its bytes."""
         count = (span.last - span.first) // self._layout.block_tokens

@@ -193,6 +193,9 @@ class FluidTransport:
                 raise
             self._serving.set_exception(error)
 
+    def copy(self, source: Span, target: Span) -> None:
+        """Blocks here are sizes: nothing moves."""
+
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
         """Blocks here are sizes: there is nothing to digest, but digests weigh something."""
         blocks = (span.last - span.first) // self._wires.layout.block_tokens

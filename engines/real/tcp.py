@@ -172,6 +172,16 @@ class TcpTransport:
             raise item
         return item
 
+    def copy(self, source: Span, target: Span) -> None:
+        """Copy whole Full Blocks between regions of this host."""
+        into, of = self.pool(target.region).view(target), self.pool(source.region).view(source)
+        if into is None or of is None or len(into) != len(of):
+            raise TransferError(
+                f"{source} and {target} are not the same number of whole Full Blocks; "
+                "only these are copied within a host"
+            )
+        into[:] = of
+
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
         """Digests, 8 bytes a block, of whole blocks: each binds the block's key and its bytes."""
         pool = self.pool(span.region)

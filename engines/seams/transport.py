@@ -14,6 +14,8 @@ import msgspec
 from engines.kv import Span
 from engines.messages import Message
 
+DIGEST_BYTES = 8  # of one block's digest
+
 
 class TrafficClass(StrEnum):
     """Classes on the wire and their DSCP marks (RFC 2474; design.md section 2)."""
@@ -70,6 +72,10 @@ class Transport(Protocol):
 
         Raises what `handle` raises, and TransferError if a connection is lost.
         """
+        ...
+
+    def copy(self, source: Span, target: Span) -> None:
+        """Copy a span within this host, at once, over no link; both cover the same rows."""
         ...
 
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:

@@ -6,6 +6,7 @@ counted is compared with it; frames, notes and acknowledgements are the differen
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from engines.layout import KvLayout
 from scheduler.types import Decision, Request, Side
 
 STORAGE = "storage"  # all storage hosts together
+NOTHING: Mapping[Any, Any] = {}
 Port = tuple[str, str, str]  # host or node, NIC, "rx" or "tx" as its owner sees it
 
 
@@ -20,7 +22,8 @@ class TurnBytes(msgspec.Struct, frozen=True):
     """Emulated KV bytes of one turn.
 
     `hit_pe` and `hit_de` are H by the side that read it, `miss` is m, `prompt_blocks` and
-    `generated_blocks` what is persisted of each.
+    `generated_blocks` what is persisted of each. `cached_pe` and `cached_de` are the parts of H
+    that were in that side's DRAM and came from no storage.
     """
 
     hit_pe: int
@@ -28,6 +31,8 @@ class TurnBytes(msgspec.Struct, frozen=True):
     miss: int
     prompt_blocks: int
     generated_blocks: int
+    cached_pe: int = 0
+    cached_de: int = 0
 
     @property
     def hit(self) -> int:
@@ -35,8 +40,10 @@ class TurnBytes(msgspec.Struct, frozen=True):
         return self.hit_pe + self.hit_de
 
 
-def turn_bytes(request: Request, decision: Decision, layout: KvLayout) -> TurnBytes:
-    """What the turn's KV weighs, from its lengths and its read extents."""
+def turn_bytes(
+    request: Request, decision: Decision, layout: KvLayout, cached: Mapping[Side, int] = NOTHING
+) -> TurnBytes:
+    """What the turn's KV weighs: from its lengths, its read extents, and tokens found in DRAM."""
     block = layout.block_bytes
     hit = {side: 0 for side in Side}
     for read in decision.reads:
@@ -50,6 +57,7 @@ def turn_bytes(request: Request, decision: Decision, layout: KvLayout) -> TurnBy
         (layout.rows(request.prompt_tokens) - layout.rows(request.hit_tokens)) * layout.row_bytes,
         (prompt_blocks - hit_blocks) * block,
         (end_blocks - prompt_blocks) * block,
+        *(cached.get(side, 0) // layout.block_tokens * block for side in (Side.PE, Side.DE)),
     )
 
 
@@ -61,9 +69,9 @@ def turn_ports(
     pe_gpu, de_gpu = gpus[decision.pe], gpus[decision.de]
     kept = turn.prompt_blocks + turn.generated_blocks
     # Steps 1-2: storage to the DRAM of the side that reads.
-    yield (STORAGE, "snic", "tx"), turn.hit
-    yield (f"{pe}-buf", "snic", "rx"), turn.hit_pe
-    yield (f"{de}-buf", "snic", "rx"), turn.hit_de
+    yield (STORAGE, "snic", "tx"), turn.hit - turn.cached_pe - turn.cached_de
+    yield (f"{pe}-buf", "snic", "rx"), turn.hit_pe - turn.cached_pe
+    yield (f"{de}-buf", "snic", "rx"), turn.hit_de - turn.cached_de
     # Steps 3-4 (PE path: local) and 3-5 (DE path: straight into prefill HBM), layer by layer.
     yield (f"{pe}-buf", "pcie", "tx"), turn.hit_pe
     yield (f"{de}", "uplink", "tx"), turn.hit_de
@@ -99,12 +107,16 @@ class PortLine(msgspec.Struct, frozen=True):
 
 
 def expected(
-    turns: Iterable[tuple[Request, Decision]], layout: KvLayout, gpus: Mapping[str, str]
+    turns: Iterable[tuple[Request, Decision]],
+    layout: KvLayout,
+    gpus: Mapping[str, str],
+    cached: Mapping[int, Mapping[Side, int]] = NOTHING,
 ) -> Counter[Port]:
-    """Bytes of every port over a run's turns."""
+    """Bytes of every port over a run's turns; `cached` are tokens found in DRAM, by request."""
     total: Counter[Port] = Counter()
     for request, decision in turns:
-        for port, count in turn_ports(turn_bytes(request, decision, layout), decision, gpus):
+        turn = turn_bytes(request, decision, layout, cached.get(request.id, NOTHING))
+        for port, count in turn_ports(turn, decision, gpus):
             total[port] += count
     return total
 

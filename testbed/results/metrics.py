@@ -16,6 +16,7 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.balance import balance, snic_rates
+from testbed.results.dram import Cached, cached, shares
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, SchedulerRestart, Spread
 from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
@@ -59,6 +60,11 @@ class RunData(msgspec.Struct, dict=True):
         """The scheduler's decisions by request."""
         decided = self.accounts["sched"].decided
         return {entry.decision.request_id: entry.decision for entry in decided}
+
+    @cached_property
+    def cached(self) -> Cached:
+        """What came out of DRAM caches, by request and side."""
+        return cached(self.plan, self.accounts)
 
     @property
     def engine_hosts(self) -> dict[str, str]:
@@ -106,7 +112,9 @@ def measure(
         throughput = len(steady) / (window[1] - window[0])
     offered = offered_turns_per_s(config, run.turns, window)
     snic = _snic_payload_per_s(run, window)
-    nodes = _nodes(run, window, snic)
+    decided = [run.decisions[t.request.id] for t in steady if t.request.id in run.decisions]
+    from_dram, dram_hits = shares(decided, run.cached, config.block_tokens)
+    nodes = _nodes(run, window, snic, from_dram)
     prefill = [shares for name, shares in nodes.items() if name.startswith("pe")]
     lines = port_lines(run)
     ttft = spread([turn.first_token_s - turn.submitted_s for turn in done])
@@ -134,6 +142,7 @@ def measure(
         ttst_s=spread([turn.second_token_s - turn.first_token_s for turn in done]),
         tpot_s=tpot,
         jct_s=jct,
+        dram_hit_share=dram_hits,
         path_share=path_share(list(run.decisions.values())),
         snic_utilisation={node: shares.snic for node, shares in nodes.items()},
         snic_balance=balance(run.plan, run.samples, run.accounts["sched"].decided, window),
@@ -148,7 +157,7 @@ def measure(
             if link.endswith(">")
         },
         retransmitted_bytes=sum(host.retransmitted_bytes for host in run.accounts.values()),
-        bound=limit([_load(turn) for turn in steady or run.turns], offered),
+        bound=limit([_load(turn, run.cached) for turn in steady or run.turns], offered),
         persisted_then_hit_blocks=sum(turn.own_hit_blocks for turn in done),
         cpu_ms_per_turn=sum(cpu.values()),
         cpu_ms_by_role=cpu,
@@ -174,9 +183,10 @@ def measure(
     )
 
 
-def _load(turn: TurnRecord) -> Load:
+def _load(turn: TurnRecord, found: Cached) -> Load:
     request = turn.request
-    return Load(request.prompt_tokens, request.hit_tokens, request.generate_tokens)
+    cached_tokens = sum(found.get(request.id, {}).values())
+    return Load(request.prompt_tokens, request.hit_tokens, request.generate_tokens, cached_tokens)
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -221,7 +231,7 @@ def port_lines(run: RunData) -> list[ledger.PortLine]:
         host, nic = link[:-1].split(":")
         owner = ledger.STORAGE if host in run.storages else host
         counted[owner, nic, "tx" if link.endswith(">") else "rx"] += classes[KV_CLASS]
-    wanted = ledger.expected(turns, run.plan.world.layout, run.engine_hosts)
+    wanted = ledger.expected(turns, run.plan.world.layout, run.engine_hosts, run.cached)
     return ledger.compare(wanted, counted)
 
 
@@ -254,7 +264,10 @@ def _snic_payload_per_s(run: RunData, window: tuple[float, float]) -> dict[str, 
 
 
 def _nodes(
-    run: RunData, window: tuple[float, float], snic: dict[str, float]
+    run: RunData,
+    window: tuple[float, float],
+    snic: dict[str, float],
+    from_dram: dict[str, float],
 ) -> dict[str, NodeShares]:
     wires = run.plan.wires
     rates = {node: wires.snic_overrides_bps.get(f"{node}-buf", wires.snic_bps) / 8 for node in snic}
@@ -276,6 +289,7 @@ def _nodes(
             float(np.mean([busy for busy, _ in gpu[node]])),
             max(0.0, float(np.mean([waiting for _, waiting in gpu[node]]))),
             held.get(node, 0.0),
+            from_dram.get(node, 0.0),
         )
         for node in sorted(snic, key=lambda name: (name[:2] != "pe", int(name[2:])))
     }

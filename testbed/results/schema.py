@@ -29,12 +29,16 @@ class Emulated(msgspec.Struct, frozen=True):
 
 
 class NodeShares(msgspec.Struct, frozen=True):
-    """One node over the steady window, each a share of it; `hbm_held` is that of decode HBM."""
+    """One node over the steady window, each a share of it; `hbm_held` is that of decode HBM.
+
+    `dram_hits` is the share of the hit tokens that the node served which were in its DRAM cache.
+    """
 
     snic: float
     gpu_busy: float
     gpu_waiting_for_kv: float
     hbm_held: float
+    dram_hits: float = 0.0
 
 
 class SchedulerRestart(msgspec.Struct, frozen=True):
@@ -57,7 +61,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     Planned turns are completed, failed, or not begun: `turns_not_begun` are those that the end of
     the workload's window left. `tokens_checked` and `tokens_equal` are counts; `window_s` is the
     steady window, in target seconds from the start; `persisted_then_hit_blocks` are hits on blocks
-    that this run wrote.
+    that this run wrote. `dram_hit_share` is the share of all hit tokens, of the turns of the steady
+    window, that came out of DRAM caches.
     `utilisation` is the share of capacity, over the steady window, of each direction of each data
     link (`owner:nic:rx` or `:tx`, as its owner sees it) and of each node's DRAM (`node:dram`).
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
@@ -78,6 +83,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     ttst_s: Spread
     tpot_s: Spread
     jct_s: Spread
+    dram_hit_share: float
     path_share: dict[str, float]
     snic_utilisation: dict[str, float]
     snic_balance: Balance

@@ -17,11 +17,15 @@ class Opening(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One turn's work: `hit_tokens` (whole blocks) are read, `computed_tokens` are prefilled."""
+    """One turn's work: `hit_tokens` (whole blocks) are read, `computed_tokens` are prefilled.
+
+    `cached_tokens` of the hits came out of DRAM and were not read; before a run nobody knows.
+    """
 
     prompt_tokens: int
     hit_tokens: int
     generate_tokens: int
+    cached_tokens: int = 0
 
     @property
     def computed_tokens(self) -> int:

@@ -13,7 +13,8 @@ from engines.service import Decided, Restart
 class HostAccount(msgspec.Struct):
     """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time
     since then in which it was runnable and had no CPU (schedstat), both real.
-    `retransmitted_bytes` is what its kernel sent once more, at most."""
+    `retransmitted_bytes` is what its kernel sent once more, at most; `cached_tokens` are those of
+    each request that came from a buffer's DRAM cache."""
 
     host: str
     role: str
@@ -28,6 +29,7 @@ class HostAccount(msgspec.Struct):
     decided: list[Decided] = []
     restarts: list[Restart] = []
     turns: list[TurnRecord] = []
+    cached_tokens: dict[int, int] = {}
 
 
 class TurnTruth(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from engines.layout import DecoderShape, KvLayout
 from scheduler.types import ClusterSpec, Side
 from testbed.cluster import (
     buffer_tokens,
+    cache_tokens,
     check_fits,
     cluster_spec,
     decode_lane_tokens,
@@ -220,8 +221,11 @@ class Layout:
             engine_hosts=self._gpu_hosts,
             everyone=self._all_but(self._buffers[node]),
             deadline_s=experiment.engine.deadline_s,
+            cache_tokens=cache_tokens(experiment),
         )
         pools = {"dram": _addresses(config.dram_tokens)}
+        if config.cache_tokens:
+            pools["cache"] = config.cache_tokens  # in pages: holes cost nothing
         if side is Side.DE:
             pools["persist"] = _addresses(PERSIST_BLOCKS * BLOCK_TOKENS)
         return HostPlan(config, pools)

@@ -60,6 +60,7 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             sides.meet(buffer.waits)
             await buffer.run()
             account.counts = dict(buffer.account)
+            account.cached_tokens = buffer.cached_tokens
         case PrefillConfig():
             assert sides.compute is not None
             prefill = Prefill(role, clock, transport, sides.compute)

@@ -135,7 +135,7 @@ class Cluster:
         count = hit // BLOCK
         self.store_of(chain).hold(chain, content, 0, count)
         context = (Extent(chain, 0, count),) if count else ()
-        return Submit(Request(number, 0, 0, prompt, hit, generate), content, context, number)
+        return Submit(Request(number, 0, 0, prompt, hit, generate, context, number), content)
 
     def store_of(self, chain: int) -> FakeStore:
         return self.stores[storage_of(chain, self.storages)]

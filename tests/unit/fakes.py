@@ -155,6 +155,9 @@ class FakeTransport:
         while True:
             handle(await self.network.next(self.host))
 
+    def copy(self, source: Span, target: Span) -> None:
+        self.network.rows(self.host, target)[:] = self.network.rows(self.host, source)
+
     def seal(self, span: Span, content: bytes, first_block: int) -> bytes:
         rows = self.network.rows(self.host, span)
         assert len(content) >= first_block + len(rows), "the content ends before the blocks"

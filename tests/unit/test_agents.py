@@ -72,14 +72,17 @@ def test_each_prompt_continues_what_was_generated_and_hits_all_its_whole_blocks(
     first, second, third = submits
     # 18 tokens of opening: four whole blocks, two tokens over.
     assert first.request.prompt_tokens == 24 and first.request.hit_tokens == 16
-    assert first.context == (Extent(OPENING_CHAINS + 2, 0, 4),)
+    assert first.request.context == (Extent(OPENING_CHAINS + 2, 0, 4),)
     assert first.content[:4] == text(2, 18) and len(first.content) == 6
     # 33 tokens after the first turn: blocks 4 to 8 are the agent's own.
     assert second.request.prompt_tokens == 38 and second.request.hit_tokens == 32
-    assert second.context == (Extent(OPENING_CHAINS + 2, 0, 4), Extent(first.chain, 4, 4))
+    assert second.request.context == (
+        Extent(OPENING_CHAINS + 2, 0, 4),
+        Extent(first.request.chain, 4, 4),
+    )
     assert second.content[:8] == first.content + generated(first)
     assert third.request.prompt_tokens == 43 and third.request.hit_tokens == 40
-    assert third.context[2] == Extent(first.chain, 8, 2)
+    assert third.request.context[1:] == (Extent(first.request.chain, 4, 6),)
     assert third.content[:10] == second.content + generated(second)
     assert [agents.turns[n].own_hit_blocks for n in (1, 2, 3)] == [0, 4, 6]
 
@@ -90,13 +93,16 @@ def test_divergence_keeps_a_part_and_goes_on_along_a_chain_of_its_own() -> None:
     first, second, third = submits
     # 27 tokens are kept: six whole blocks, of which two are the agent's own.
     assert second.request.prompt_tokens == 35 and second.request.hit_tokens == 24
-    assert second.context == (Extent(OPENING_CHAINS + 2, 0, 4), Extent(first.chain, 4, 2))
+    assert second.request.context == (
+        Extent(OPENING_CHAINS + 2, 0, 4),
+        Extent(first.request.chain, 4, 2),
+    )
     assert second.content[:6] == (first.content + generated(first))[:6]
     assert second.content[6:] == text(101, 8)  # not what was there before
-    assert second.chain != first.chain
+    assert second.request.chain != first.request.chain
     # What follows hits both parts of the branch: blocks 6 to 8 lie on the new chain.
-    assert third.context == (*second.context, Extent(second.chain, 6, 3))
-    assert third.chain == second.chain
+    assert third.request.context == (*second.request.context, Extent(second.request.chain, 6, 3))
+    assert third.request.chain == second.request.chain
     assert third.request.hit_tokens == 36
 
 
@@ -106,7 +112,7 @@ def test_divergence_keeps_a_part_and_goes_on_along_a_chain_of_its_own() -> None:
 def test_divergence_inside_the_opening(keep: int, hit: int, context: tuple[Extent, ...]) -> None:
     plan = AgentPlan(0, 0, 18, (TurnPlan(6, 10), TurnPlan(8, 4, keep_tokens=keep)))
     _, (_, second), _, _ = run(plan)
-    assert second.request.hit_tokens == hit and second.context == context
+    assert second.request.hit_tokens == hit and second.request.context == context
     assert second.request.prompt_tokens == keep + 8
 
 
@@ -114,7 +120,7 @@ def test_chains_and_requests_of_agents_are_numbered_apart() -> None:
     turns = (TurnPlan(6, 10), TurnPlan(8, 4, keep_tokens=9), TurnPlan(8, 4, keep_tokens=9))
     _, submits, _, _ = run(*(AgentPlan(agent, 0, 18, turns) for agent in range(4)))
     assert sorted(turn.request.id for turn in submits) == list(range(1, 13))
-    agents = {turn.chain: turn.request.agent for turn in submits}
+    agents = {turn.request.chain: turn.request.agent for turn in submits}
     assert len(agents) == 12  # three branches an agent, none shared
     assert max(agents) < OPENING_CHAINS
 
@@ -153,8 +159,8 @@ def test_an_agent_without_an_opening_hits_nothing_at_first() -> None:
     plan = AgentPlan(0, 7, 0, (TurnPlan(6, 3), TurnPlan(5, 4)))
     _, (first, second), _, _ = run(plan)
     assert first.request.prompt_tokens == 6 and first.request.hit_tokens == 0
-    assert first.context == () and first.content == text(100, 6)
-    assert second.context == (Extent(first.chain, 0, 2),)
+    assert first.request.context == () and first.content == text(100, 6)
+    assert second.request.context == (Extent(first.request.chain, 0, 2),)
     assert second.request.hit_tokens == 8
 
 
@@ -171,7 +177,7 @@ def test_no_turn_begins_after_the_window_and_those_under_way_are_finished() -> N
 def test_a_record_holds_what_the_client_saw() -> None:
     agents, (turn,), _, _ = run(AgentPlan(0, 0, 16, (TurnPlan(4, 9),)))
     assert agents.turns[1] == TurnRecord(
-        turn.request, turn.chain, 0.0, 0.05, 0.0, 0.1, 0.9, generated(turn), "kv", "", 0
+        turn.request, turn.request.chain, 0.0, 0.05, 0.0, 0.1, 0.9, generated(turn), "kv", "", 0
     )
 
 

@@ -1,6 +1,7 @@
 """A turn through both buffers: who sends what to whom, what waits, and what a failure leaves."""
 
 import anyio
+import msgspec
 import pytest
 from fake_cluster import Cluster, Setup, with_cluster
 from fakes import BLOCK, LAYERS, FakeTransport, Network, kv_of
@@ -228,7 +229,8 @@ def test_hits_on_two_storage_hosts_are_read_from_each() -> None:
         cluster.stores["store0"].hold(2000, turn.content, 0, 1)
         cluster.stores["store1"].hold(2001, turn.content, 1, 3)
         context = (Extent(2000, 0, 1), Extent(2001, 1, 3))
-        turn = type(turn)(turn.request, turn.content, context, turn.chain)
+        request = msgspec.structs.replace(turn.request, context=context)
+        turn = type(turn)(request, turn.content)
         await cluster.assign(turn, ReadExtent(Side.DE, 0, 2), ReadExtent(Side.PE, 2, 2))
         await cluster.end_of(1)
         assert cluster.right(turn)
@@ -303,7 +305,7 @@ def test_a_late_write_of_a_failed_turn_does_not_reach_the_next_one() -> None:
         cluster.stores["store1"].hold(2001, content, 0, 2)
         context = (Extent(2000, 0, 2), Extent(2001, 2, 2))
         cluster.stores["store1"].hold(2001, content, 2, 2)  # store0 has not got chain 2000
-        bad = type(bad)(bad.request, content, context, 1)
+        bad = type(bad)(msgspec.structs.replace(bad.request, context=context), content)
 
         async def late(sender: str, peer: str, write: Write) -> None:
             if sender == "store1" and write.request == 1:
@@ -324,7 +326,7 @@ def test_a_read_under_way_when_the_other_side_fails_gives_its_slot_back() -> Non
         bad, good = (cluster.turn(n, PROMPT, HIT, GENERATE) for n in (1, 2))
         cluster.stores["store1"].hold(2001, bad.content, 2, 2)  # the first half is nowhere
         context = (Extent(2000, 0, 2), Extent(2001, 2, 2))
-        bad = type(bad)(bad.request, bad.content, context, 1)
+        bad = type(bad)(msgspec.structs.replace(bad.request, context=context), bad.content)
 
         async def late(sender: str, peer: str, write: Write) -> None:
             if sender == "store1" and write.request == 1:

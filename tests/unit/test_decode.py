@@ -150,7 +150,7 @@ def test_a_share_of_turns_is_fingerprinted_at_decode_start() -> None:
 def test_every_quantum_is_due_when_its_last_real_token_is_out(prompt: int, generate: int) -> None:
     async def test() -> None:
         sequence = Sequence(1)
-        turn = Submit(Request(1, 0, 0, prompt, 0, generate), b"", (), 1)
+        turn = Submit(Request(1, 0, 0, prompt, 0, generate, (), 1), b"")
         sequence.begin(Assign(Decision(1, 1, "pe0/0", "de0/0", ()), turn), KV)
         sequence.start_s = 5.0
         quanta = 0

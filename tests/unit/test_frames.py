@@ -73,7 +73,7 @@ def test_notes_survive_the_wire() -> None:
 
 
 def test_frames_name_the_request_they_are_about() -> None:
-    turn = Submit(Request(42, 1, 0, 64, 0, 1), os.urandom(8), (), 4)
+    turn = Submit(Request(42, 1, 0, 64, 0, 1, (), 4), os.urandom(8))
     assign = Assign(Decision(1, 42, "p", "d", ()), turn)
     assert [frames.request_of(m) for m in (turn, assign, Start(7), Drain())] == [42, 42, 7, -1]
     span = Span("r", 0, 0, 64, 0, 4)

@@ -217,7 +217,7 @@ def test_measure_a_run_made_by_hand() -> None:
 def test_nodes_show_what_nic_and_gpus_did_in_the_window() -> None:
     run = run_data()
     window = (2.0, 7.0)
-    nodes = metrics._nodes(run, window, metrics._snic_payload_per_s(run, window))
+    nodes = metrics._nodes(run, window, metrics._snic_payload_per_s(run, window), {"de0": 0.25})
     assert list(nodes) == ["pe0", "de0"]
     # 1000 bytes each target second, that is 500 a real one.
     assert nodes["pe0"].snic == pytest.approx(500 / (run.plan.wires.snic_bps / 8))
@@ -232,6 +232,7 @@ def test_nodes_show_what_nic_and_gpus_did_in_the_window() -> None:
     (decode,) = (h.role for h in run.plan.hosts if isinstance(h.role, DecodeConfig))
     held = 741 * seconds / (2 * decode.lane_tokens) / 5
     assert nodes["de0"].hbm_held == pytest.approx(held, rel=1e-3)
+    assert (nodes["pe0"].dram_hits, nodes["de0"].dram_hits) == (0.0, 0.25)
 
 
 def test_the_ledger_counts_the_kv_class_and_joins_storage_hosts() -> None:

@@ -33,7 +33,7 @@ BUFFERS = {"pe0": "pe0-buf", "de0": "de0-buf"}
 
 
 def submit(number: int, hit: int = 8) -> Submit:
-    return Submit(Request(number, 0, 0, 20, hit, 4), b"abcde", (), number)
+    return Submit(Request(number, 0, 0, 20, hit, 4, (), number), b"abcde")
 
 
 def serve(policy: str, *messages: Message) -> tuple[Service, Network]:

@@ -174,7 +174,7 @@ def test_what_was_posted_before_a_close_still_arrives() -> None:
 
 
 def test_a_message_larger_than_the_scratch_arrives_whole() -> None:
-    turn = Submit(Request(9, 1, 0, 64, 0, 1), os.urandom(300_000), (), 4)
+    turn = Submit(Request(9, 1, 0, 64, 0, 1, (), 4), os.urandom(300_000))
 
     async def main() -> None:
         a, b = pair()

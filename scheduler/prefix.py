@@ -1,0 +1,170 @@
+"""Which blocks of which chains a node keeps in a DRAM cache, and which give way.
+
+A node keeps its cache by this rule, and a policy that routes by prefix keeps the same books of
+every node from what it decided: nodes say nothing of their caches. Blocks are named by chain and
+number, and a chain never changes, so nothing that is kept can be out of date.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from scheduler.cluster import Cluster
+from scheduler.types import Extent, ReadExtent, Request, Side
+
+
+class Ranges:
+    """Disjoint ranges of one chain's block numbers, ends excluded, in order, neighbours joined."""
+
+    def __init__(self) -> None:
+        self.firsts: list[int] = []
+        self.lasts: list[int] = []
+        self.count = 0
+
+    def lacking(self, first: int, last: int) -> list[tuple[int, int]]:
+        """What of `first` to `last` is in none."""
+        gaps = []
+        for index in range(bisect_right(self.lasts, first), len(self.firsts)):
+            if self.firsts[index] >= last:
+                break
+            if self.firsts[index] > first:
+                gaps.append((first, self.firsts[index]))
+            first = self.lasts[index]
+        return [*gaps, (first, last)] if first < last else gaps
+
+    def add(self, first: int, last: int) -> None:
+        """Put a range in, of which nothing was in."""
+        self.count += last - first
+        # Those that it touches or lies between: at most one on either side.
+        begin, end = bisect_left(self.lasts, first), bisect_right(self.firsts, last)
+        if begin < end:
+            first, last = min(first, self.firsts[begin]), max(last, self.lasts[end - 1])
+        self.firsts[begin:end] = [first]
+        self.lasts[begin:end] = [last]
+
+    def cut(self, most: int) -> tuple[int, int]:
+        """Take up to so many off the end of the last range; returns what."""
+        last = self.lasts[-1]
+        first = max(self.firsts[-1], last - most)
+        self.count -= last - first
+        if first == self.firsts[-1]:
+            self.firsts.pop()
+            self.lasts.pop()
+        else:
+            self.lasts[-1] = first
+        return first, last
+
+
+class Kept:
+    """So many blocks at most; the chain that was used longest ago gives way, its end first.
+
+    Least recently used is what serving systems evict by. A chain goes from its end, so that what
+    remains is a prefix: of two contexts that share a beginning, the other may still hit it.
+    """
+
+    def __init__(self, capacity_blocks: int) -> None:
+        self.capacity_blocks = capacity_blocks
+        self.blocks = 0
+        self._chains: OrderedDict[int, Ranges] = OrderedDict()  # the one used longest ago first
+
+    def lacking(self, extents: Iterable[Extent]) -> Iterator[Extent]:
+        """What of these extents is not here."""
+        for extent in extents:
+            ranges = self._chains.get(extent.chain)
+            if ranges is None:
+                yield extent
+                continue
+            for first, last in ranges.lacking(extent.first, extent.first + extent.count):
+                yield Extent(extent.chain, first, last - first)
+
+    def touch(self, extents: Iterable[Extent]) -> None:
+        """These were just used."""
+        for extent in extents:
+            if extent.chain in self._chains:
+                self._chains.move_to_end(extent.chain)
+
+    def add(self, extent: Extent) -> tuple[list[Extent], list[Extent]]:
+        """Keep what of an extent is not here; returns what is new, and what gave way to it.
+
+        A chain never gives way to itself: of one that is too long, the beginning is kept.
+        """
+        new = list(self.lacking([extent]))
+        ranges = self._chains.setdefault(extent.chain, Ranges())
+        self._chains.move_to_end(extent.chain)
+        wanted = sum(part.count for part in new)
+        gone = list(self._give_way(self.blocks + wanted - self.capacity_blocks))
+        added = []
+        for part in new:
+            count = min(part.count, self.capacity_blocks - self.blocks)
+            if count > 0:
+                ranges.add(part.first, part.first + count)
+                self.blocks += count
+                added.append(Extent(part.chain, part.first, count))
+        if not ranges.count:
+            del self._chains[extent.chain]
+        return added, gone
+
+    def drop(self, chain: int) -> list[Extent]:
+        """Keep nothing of a chain any more; returns what was kept."""
+        ranges = self._chains.pop(chain, Ranges())
+        self.blocks -= ranges.count
+        return [
+            Extent(chain, first, last - first)
+            for first, last in zip(ranges.firsts, ranges.lasts, strict=True)
+        ]
+
+    def _give_way(self, count: int) -> Iterator[Extent]:
+        """Take so many blocks of chains other than the newest, or all that they have."""
+        while count > 0 and len(self._chains) > 1:
+            chain, ranges = next(iter(self._chains.items()))
+            first, last = ranges.cut(count)
+            if not ranges.count:
+                del self._chains[chain]
+            count -= last - first
+            self.blocks -= last - first
+            yield Extent(chain, first, last - first)
+
+
+class PrefixIndex:
+    """What each node should have in its DRAM cache, by what was decided.
+
+    Approximate: a node caches when it has read, and a turn that fails may leave nothing.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Kept] = {}
+
+    def cached_blocks(self, cluster: Cluster, node: str, request: Request) -> int:
+        """Hit blocks of a request that a node has."""
+        lacking = self._kept(cluster, node).lacking(request.context)
+        return sum(e.count for e in request.context) - sum(extent.count for extent in lacking)
+
+    def decided(
+        self, cluster: Cluster, request: Request, pe: str, de: str, reads: Iterable[ReadExtent]
+    ) -> None:
+        """A node caches the blocks that it reads; the DE's also those that the turn makes."""
+        for read in reads:
+            node = cluster.node_of(pe if read.side is Side.PE else de).name
+            for extent in cut(request.context, read.first, read.count):
+                self._kept(cluster, node).add(extent)
+        block_tokens = cluster.spec.block_tokens
+        first, last = request.hit_tokens // block_tokens, request.context_tokens // block_tokens
+        if last > first:
+            kept = self._kept(cluster, cluster.node_of(de).name)
+            kept.add(Extent(request.chain, first, last - first))
+
+    def _kept(self, cluster: Cluster, node: str) -> Kept:
+        kept = self._nodes.get(node)
+        if kept is None:
+            blocks = cluster.spec.dram_cache_tokens // cluster.spec.block_tokens
+            kept = self._nodes[node] = Kept(blocks)
+        return kept
+
+
+def cut(context: Iterable[Extent], first: int, count: int) -> tuple[Extent, ...]:
+    """The extents of a prompt's blocks `first` to `first + count`."""
+    wanted = (
+        (extent.chain, max(extent.first, first), min(extent.first + extent.count, first + count))
+        for extent in context
+    )
+    return tuple(Extent(chain, start, end - start) for chain, start, end in wanted if end > start)
