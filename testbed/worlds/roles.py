@@ -23,6 +23,7 @@ from engines.storage import Storage
 from scheduler.lookup import lookup
 from scheduler.scheduler import Scheduler
 from testbed.worlds.account import HostAccount
+from testbed.worlds.guard import no_endless_decision
 from testbed.worlds.plan import RoleConfig
 
 Waits = Callable[[], Iterable[str]]
@@ -75,7 +76,8 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             policy = lookup(role.policy, **sides.policy_knobs)
             service = Service(role, clock, transport, Scheduler(role.cluster, policy))
             sides.meet(service.waits)
-            await service.run()
+            with no_endless_decision():
+                await service.run()
             account.decided, account.counts = service.decided, dict(service.ended)
         case AgentsConfig():
             agents = Agents(role, clock, transport, sides.author, sides.progress)
