@@ -13,6 +13,7 @@ from testbed.cli.options import experiment_options, load, play_and_tell
     "--policies", default="basic,dualpath", show_default=True,
     help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
 )  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 def command(
     experiment: Path,
     seed: int | None,
@@ -25,8 +26,13 @@ def command(
     runs: Path,
     as_json: bool,
     policies: str,
+    fresh: bool,
 ) -> int:
-    """Play EXPERIMENT under each policy and say who wins, by how much, and why."""
+    """Play EXPERIMENT under each policy and say who wins, by how much, and why.
+
+    A policy is played once for the same experiment, seed, world and code: what is unchanged since
+    a run in RUNS is taken from there, and said to be.
+    """
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world)
+    return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world, fresh)

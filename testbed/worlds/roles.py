@@ -22,6 +22,7 @@ from engines.seams.transport import Transport
 from engines.service import Service
 from engines.storage import Storage
 from testbed.worlds.account import HostAccount
+from testbed.worlds.guard import no_endless_decision
 from testbed.worlds.plan import RoleConfig
 from testbed.worlds.recorded import recorded
 
@@ -74,7 +75,10 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
-            with recorded(role, sides.policy_knobs, sides.folder) as make:
+            with (
+                recorded(role, sides.policy_knobs, sides.folder) as make,
+                no_endless_decision(),
+            ):
                 service = Service(role, clock, transport, make)
                 sides.meet(service.waits)
                 await service.run()
