@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.options import experiment_options, load, play_and_tell
+from testbed.cli.schedulers import scheduler_options, scheduler_word
 
 
 @click.command("compare")
@@ -13,6 +14,7 @@ from testbed.cli.options import experiment_options, load, play_and_tell
     "--policies", default="basic,dualpath", show_default=True,
     help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
 )  # fmt: skip
+@scheduler_options
 def command(
     experiment: Path,
     seed: int | None,
@@ -25,8 +27,11 @@ def command(
     runs: Path,
     as_json: bool,
     policies: str,
+    scheduler_cmd: str | None,
+    scheduler: str | None,
 ) -> int:
     """Play EXPERIMENT under each policy and say who wins, by how much, and why."""
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world)
+    process = scheduler_word(scheduler_cmd, scheduler)
+    return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world, process)

@@ -134,8 +134,7 @@ class _Host:
             transport,
             Author(world.author_seed, world.shape.vocabulary, world.layout),
             self._progress(),
-            world.policy_knobs,
-            Path(world.folder),
+            world,
             self._store,
             self._compute(clock),
         )

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from engines.config import ServiceConfig
 from scheduler.lookup import lookup
-from scheduler.protocol import VERSION, Decided, Hello, Line, News, Ready, encode
+from scheduler.protocol import VERSION, Decided, Hello, News, Ready, encode
 from scheduler.scheduler import Decides, Scheduler
 from scheduler.types import Decision, Event
+from testbed.errors import RunFailed
+from testbed.external.scheduler import external
 from testbed.results.scheduler_log import NAME, log_writer
+from testbed.worlds.plan import WorldPlan
 
 
 class Recorded:
@@ -33,14 +36,22 @@ class Recorded:
 
 
 @contextmanager
-def recorded(role: ServiceConfig, knobs: dict[str, float], folder: Path) -> Iterator[Decides]:
-    """The role's scheduler, and its log in the run's folder."""
-    policy = lookup(role.policy, **knobs)
-    opening: tuple[Line, ...] = (
-        Hello(VERSION, role.cluster, role.policy, knobs),
-        Ready(VERSION, policy.traits),
-    )
+def recorded(role: ServiceConfig, world: WorldPlan) -> Iterator[Decides]:
+    """The role's scheduler, ended with the block, and its log in the run's folder."""
+    hello = Hello(VERSION, role.cluster, role.policy, world.policy_knobs)
+    folder = Path(world.folder)
     with log_writer(folder / NAME) as write:
-        for line in opening:
-            write(encode(line))
-        yield Recorded(Scheduler(role.cluster, policy), write)
+        write(encode(hello))
+        if world.ready is None:
+            policy = lookup(role.policy, **world.policy_knobs)
+            write(encode(Ready(VERSION, policy.traits)))
+            yield Recorded(Scheduler(role.cluster, policy), write)
+            return
+        with external(role.policy, hello, folder, world.scheduler_deadline_s) as process:
+            write(encode(Ready(VERSION, process.traits)))
+            if process.traits != world.ready:
+                raise RunFailed(
+                    f"the scheduler asked for {process.traits} in the run, and for {world.ready} "
+                    "before it; let it answer `hello` the same each time"
+                )
+            yield Recorded(process, write)

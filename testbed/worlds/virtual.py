@@ -8,13 +8,11 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import anyio
 
 from engines.agents import OPENING_CHAINS, AgentPlan, AgentsConfig, TurnRecord
 from engines.config import DecodeConfig, PrefillConfig, StorageConfig
-from engines.errors import EngineError
 from engines.kv import blocks, storage_of
 from engines.modelled.clock import VirtualClock
 from engines.modelled.compute import PacedCompute
@@ -27,6 +25,7 @@ from engines.modelled.transport import FluidTransport, Wires
 from engines.modelled.watch import Watch
 from engines.seams.compute import Compute
 from engines.seams.store import Store
+from scheduler.errors import DualPathError
 from testbed.errors import RunFailed
 from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
 from testbed.results.utilisation import capacities
@@ -53,10 +52,10 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     with _rare_collections():
         try:
             run_virtual(world.play)
-        except EngineError as error:
+        except DualPathError as error:
             raise RunFailed(f"the virtual world stopped: {error}") from error
         except BaseExceptionGroup as errors:
-            ours, others = errors.split(EngineError)
+            ours, others = errors.split(DualPathError)
             if ours is None or others is not None:
                 raise
             first = next(_leaves(ours))
@@ -78,7 +77,7 @@ def _rare_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:
+def _leaves(group: BaseExceptionGroup[DualPathError]) -> Iterator[DualPathError]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _leaves(error)
@@ -152,8 +151,7 @@ class _World:
             self._transports[host.name],
             self._author(),
             lambda ended, total: self._progress("running", ended, total),
-            world.policy_knobs,
-            Path(world.folder),
+            world,
             store,
             compute,
             lambda waits: self._watch.meet(host.name, waits),
