@@ -60,6 +60,7 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `kv_samples` is the share of turns whose KV is compared with the reference's. With `real_kv`
     memories hold KV in the virtual world too, small but real; in the emulated one they always do.
     At each time of `scheduler_restart_s` the scheduler loses all that it knows.
+    A scheduler in another process has `scheduler_deadline_s` real seconds for an answer.
     """
 
     read_ahead: Annotated[int, Meta(ge=1, le=10_000)] = 256
@@ -73,6 +74,7 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     verify_digests: bool = True
     real_kv: bool = False
     scheduler_restart_s: tuple[Annotated[float, Meta(gt=0, le=1e9)], ...] = ()
+    scheduler_deadline_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

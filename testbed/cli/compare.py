@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.options import experiment_options, load, play_and_tell
+from testbed.cli.schedulers import scheduler_options, scheduler_word
 
 
 @click.command("compare")
@@ -14,6 +15,7 @@ from testbed.cli.options import experiment_options, load, play_and_tell
     help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
+@scheduler_options
 def command(
     experiment: Path,
     seed: int | None,
@@ -27,6 +29,8 @@ def command(
     as_json: bool,
     policies: str,
     fresh: bool,
+    scheduler_cmd: str | None,
+    scheduler: str | None,
 ) -> int:
     """Play EXPERIMENT under each policy and say who wins, by how much, and why.
 
@@ -35,4 +39,7 @@ def command(
     """
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world, fresh)
+    process = scheduler_word(scheduler_cmd, scheduler)
+    return play_and_tell(
+        experiment, spec, plan, names, runs, require, as_json, world, fresh, process
+    )

@@ -1,7 +1,7 @@
 """The scheduler of a run, and the log of what it was told and what it decided."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from engines.config import ServiceConfig
@@ -9,7 +9,10 @@ from scheduler.lookup import lookup
 from scheduler.protocol import VERSION, Decided, Hello, News, Ready, encode
 from scheduler.scheduler import Decides, Scheduler
 from scheduler.types import Decision, Event
+from testbed.errors import RunFailed
+from testbed.external.scheduler import external
 from testbed.results.scheduler_log import NAME, log_writer
+from testbed.worlds.plan import WorldPlan
 
 
 class Recorded:
@@ -33,16 +36,37 @@ class Recorded:
 
 
 @contextmanager
-def recorded(
-    role: ServiceConfig, knobs: dict[str, float], folder: Path
-) -> Iterator[Callable[[], Decides]]:
-    """How to make the role's scheduler, each into the one log in the run's folder."""
-    with log_writer(folder / NAME) as write:
+def recorded(role: ServiceConfig, world: WorldPlan) -> Iterator[Callable[[], Decides]]:
+    """How to make the role's scheduler, each into the one log in the run's folder.
+
+    A process that was made ends with the next one, or with the block.
+    """
+    with log_writer(Path(world.folder) / NAME) as write, ExitStack() as process:
 
         def make() -> Decides:
-            policy = lookup(role.policy, **knobs)
-            write(encode(Hello(VERSION, role.cluster, role.policy, knobs)))
-            write(encode(Ready(VERSION, policy.traits)))
-            return Recorded(Scheduler(role.cluster, policy), write)
+            process.close()
+            return Recorded(_begin(role, world, write, process), write)
 
         yield make
+
+
+def _begin(
+    role: ServiceConfig, world: WorldPlan, write: Callable[[bytes], object], process: ExitStack
+) -> Decides:
+    """Make a scheduler, and write down what it and we said first."""
+    hello = Hello(VERSION, role.cluster, role.policy, world.policy_knobs)
+    write(encode(hello))
+    if world.ready is None:
+        policy = lookup(role.policy, **world.policy_knobs)
+        write(encode(Ready(VERSION, policy.traits)))
+        return Scheduler(role.cluster, policy)
+    answered = process.enter_context(
+        external(role.policy, hello, Path(world.folder), world.scheduler_deadline_s)
+    )
+    write(encode(Ready(VERSION, answered.traits)))
+    if answered.traits != world.ready:
+        raise RunFailed(
+            f"the scheduler asked for {answered.traits} in the run, and for {world.ready} "
+            "before it; let it answer `hello` the same each time"
+        )
+    return answered

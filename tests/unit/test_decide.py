@@ -161,7 +161,7 @@ def test_our_own_scheduler_answers_each_line() -> None:
     lines = recorded("basic")
     asked = BytesIO(b"".join(protocol.encode(x) for x in [HELLO, *EVENTS]))
     answers = BytesIO()
-    serve(asked, answers)
+    serve(asked, answers, "basic")
     ready, *decided = [protocol.decode(line) for line in answers.getvalue().splitlines()]
     # A policy takes the experiment's values for what it limits, and sets no other limit.
     assert ready == Ready(protocol.VERSION, Traits(layerwise=False, max_tokens=512, read_ahead=8))
@@ -180,4 +180,4 @@ def test_our_own_scheduler_answers_each_line() -> None:
 )
 def test_our_own_scheduler_says_what_it_does_not_understand(line: bytes, why: str) -> None:
     with pytest.raises(RunFailed, match=why):
-        serve(BytesIO(line), BytesIO())
+        serve(BytesIO(line), BytesIO(), "basic")

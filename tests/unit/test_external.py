@@ -16,7 +16,7 @@ from scheduler import protocol
 from scheduler.errors import SchedulerError
 from scheduler.policy import Traits
 from scheduler.protocol import Decided, Hello, Ready
-from scheduler.types import Arrived, Decision, Ended, Fetch, NodeReport, ReadExtent, Request, Side
+from scheduler.types import Arrived, Decision, Ended, EngineReport, Fetch, ReadExtent, Request, Side
 from testbed.errors import InputError, RunFailed
 from testbed.external.scheduler import External, ask_ready, external, label
 
@@ -56,10 +56,10 @@ def test_it_is_asked_with_each_event_and_its_decisions_are_taken() -> None:
 def test_unchanged_reports_are_not_said_again() -> None:
     found, channel = scheduler(Decided(()), Decided(()))
     for _ in range(2):
-        found.handle(Fetch(1.0, "pe", (), (NodeReport("p0", 0, 0),)))
+        found.handle(Fetch(1.0, "pe", (EngineReport("p0/0", 0, 0, 64, 0),), ()))
     first, second = (protocol.decode(line) for line in channel.asked[1:])
     assert isinstance(first, Fetch) and isinstance(second, Fetch)
-    assert len(first.nodes) == 1 and not second.nodes
+    assert len(first.engines) == 1 and not second.engines
 
 
 @pytest.mark.parametrize(
