@@ -79,6 +79,25 @@ def test_the_leader_waits_for_every_member() -> None:
     play(test)
 
 
+@pytest.mark.parametrize("terms", [(1, 2), (2, 1), (2, 2)])
+def test_the_leader_merges_reports_of_its_own_term_alone(terms: tuple[int, int]) -> None:
+    async def test() -> None:
+        network = Network()
+        leader = reporter("gpu0", network)
+        for member, term in zip(("gpu1", "buf"), terms, strict=True):
+            leader.hear(member, Report("g", (), (), term))
+        with anyio.move_on_after(1.2):
+            await leader.run()
+        assert not network.log
+        for member in ("gpu1", "buf"):
+            leader.hear(member, Report("g", (), (), 1))
+        with anyio.move_on_after(0.6):
+            await leader.run()
+        assert len(network.log) == 1
+
+    play(test)
+
+
 def test_a_group_keeps_its_phase() -> None:
     async def test() -> None:
         network = Network()
