@@ -38,7 +38,7 @@ from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew, Life
 from engines.terms import Terms
 from engines.waits import Arena, Awaited, Bandwidth, Places
-from scheduler.prefix import cut
+from scheduler.prefix import chains_of, cut
 from scheduler.types import NodeReport, ReadExtent, Side
 
 
@@ -172,6 +172,7 @@ class Buffer:
         turn = self._turn(assign.decision.request_id)
         reads = [read for read in assign.decision.reads if read.side is self._side]
         turn.to_pull_tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
+        self._cache.use(chains_of(assign.turn.request))
         for read in reads:
             self._queue(turn, read, self._cache.lacking(_wanted(assign, read)))
         self._tasks.start(self._live(turn, assign, reads))

@@ -63,10 +63,12 @@ class DramCache:
         self._kv = kv
         self._transport = transport
 
+    def use(self, chains: Iterable[int]) -> None:
+        """A turn that uses these chains was assigned to the node."""
+        self._kept.use(chains)
+
     def lacking(self, extents: Iterable[Extent]) -> list[Extent]:
-        """What would have to be read of these; what would not, was just used."""
-        extents = tuple(extents)
-        self._kept.touch(extents)
+        """What would have to be read of these."""
         return list(self._kept.lacking(extents))
 
     def fetch(self, extents: Iterable[Extent], into: Span, content: bytes) -> list[Extent]:

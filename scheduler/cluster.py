@@ -120,8 +120,10 @@ class Cluster:
         blocks: dict[str, int] = {}
         for read in reads:
             engine = pe if read.side is Side.PE else de
-            blocks[engine] = blocks.get(engine, 0) + read.count
+            blocks[engine] = blocks.get(engine, 0) + read.count - read.cached
         for engine, count in blocks.items():
+            if not count:
+                continue
             self.engines[engine].node.read(request_id, seq, count * self.spec.block_tokens)
         return Decision(seq, request_id, pe, de, reads)
 

@@ -1,7 +1,7 @@
 """Which DE decodes a request: first a group, then an engine of it (DualPath section 6.3)."""
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from scheduler.books import EngineBook, Group
 from scheduler.cluster import Cluster
@@ -11,10 +11,19 @@ from scheduler.types import Request, Side
 HIGH_FACTOR = 1.05
 
 
-class DecodeQueue:
-    """The global queue of requests without a DE, and each DE group's private queue."""
+def fewest_tokens(cluster: Cluster, request: Request) -> Group:
+    """The DE group with the fewest tokens, those in private queues included."""
+    return cluster.groups_by_load[Side.DE].lightest()
 
-    def __init__(self) -> None:
+
+class DecodeQueue:
+    """The global queue of requests without a DE, and each DE group's private queue.
+
+    `choose` says to which group's a request goes.
+    """
+
+    def __init__(self, choose: Callable[[Cluster, Request], Group] = fewest_tokens) -> None:
+        self._choose_group = choose
         self._waiting: dict[int, Request] = {}
         self._private: dict[str, dict[int, Request]] = {}
         self._group_of: dict[int, Group] = {}  # of each request in a private queue
@@ -52,13 +61,12 @@ class DecodeQueue:
             insort(ranked, engine, key=_fewest_requests)
 
     def _drain(self, cluster: Cluster) -> None:
-        """Each request to the group with the fewest tokens, those in private queues included.
+        """Each request to a group: that with the fewest tokens, those in private queues included.
 
         Without them a burst between two fetches would all go to one group.
         """
-        groups = cluster.groups_by_load[Side.DE]
         for request in self._waiting.values():
-            group = groups.lightest()
+            group = self._choose_group(cluster, request)
             group.queue(request.context_tokens)
             self._private.setdefault(group.name, {})[request.id] = request
             self._group_of[request.id] = group

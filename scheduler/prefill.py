@@ -25,14 +25,18 @@ class PrefillQueue:
         self._waiting.pop(request_id, None)
 
     def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
-        """Place requests in order of arrival on the fetching group's PEs until all are overloaded.
+        """Place requests on the fetching group's PEs, as `place` does."""
+        return self.place(cluster, cluster.groups[group].engines)
+
+    def place(self, cluster: Cluster, engines: list[EngineBook]) -> Iterator[Placement]:
+        """Place requests in order of arrival on these PEs until all are overloaded.
 
         What was just placed has moved tok_e, and read_q too where its DE was fixed already: the
         sets are those of the moment for each request.
         """
         if not self._waiting:
             return
-        sets = _Sets(cluster, cluster.groups[group].engines)
+        sets = _Sets(cluster, engines)
         while self._waiting and (engine := sets.pop()):
             request_id, _ = self._waiting.popitem(last=False)
             yield Placement(request_id, engine.name)

@@ -5,12 +5,16 @@ every node from what it decided: nodes say nothing of their caches. Blocks are n
 number, and a chain never changes, so nothing that is kept can be out of date.
 """
 
+import sys
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from scheduler.cluster import Cluster
 from scheduler.types import Extent, ReadExtent, Request, Side
+
+# How many times as long as a chain took to come back another must be idle to give way to it.
+PATIENCE = 1.5
 
 
 class Ranges:
@@ -56,16 +60,36 @@ class Ranges:
 
 
 class Kept:
-    """So many blocks at most; the chain that was used longest ago gives way, its end first.
+    """So many blocks at most, by chain.
 
-    Least recently used is what serving systems evict by. A chain goes from its end, so that what
-    remains is a prefix: of two contexts that share a beginning, the other may still hit it.
+    The chain that was used longest ago gives way, but only to one that comes back sooner than it
+    has been idle. Least recently used alone would keep nothing here: agents that return in the same
+    order, more of them than fit, each find that the others have just pushed them out. It is the
+    comparison of LIRS (Jiang and Zhang, SIGMETRICS 2002), of chains in place of pages.
+
+    A chain gives way from its end, so that what remains is a prefix: of two contexts that share a
+    beginning, the other may still hit it.
     """
 
     def __init__(self, capacity_blocks: int) -> None:
         self.capacity_blocks = capacity_blocks
         self.blocks = 0
         self._chains: OrderedDict[int, Ranges] = OrderedDict()  # the one used longest ago first
+        self._uses = 0
+        self._last_use: dict[int, int] = {}  # of each chain, kept or not
+        self._came_back: dict[int, int] = {}  # uses of others between its last two, and its own
+
+    def use(self, chains: Iterable[int]) -> None:
+        """A turn uses these chains; to be said once a turn."""
+        if not self.capacity_blocks:
+            return
+        self._uses += 1
+        for chain in chains:
+            if chain in self._last_use:
+                self._came_back[chain] = self._uses - self._last_use[chain]
+            self._last_use[chain] = self._uses
+            if chain in self._chains:
+                self._chains.move_to_end(chain)
 
     def lacking(self, extents: Iterable[Extent]) -> Iterator[Extent]:
         """What of these extents is not here."""
@@ -77,22 +101,15 @@ class Kept:
             for first, last in ranges.lacking(extent.first, extent.first + extent.count):
                 yield Extent(extent.chain, first, last - first)
 
-    def touch(self, extents: Iterable[Extent]) -> None:
-        """These were just used."""
-        for extent in extents:
-            if extent.chain in self._chains:
-                self._chains.move_to_end(extent.chain)
-
     def add(self, extent: Extent) -> tuple[list[Extent], list[Extent]]:
-        """Keep what of an extent is not here; returns what is new, and what gave way to it.
+        """Keep what of an extent is not here, as far as there is room or others give way.
 
-        A chain never gives way to itself: of one that is too long, the beginning is kept.
+        Returns what is new, and what gave way. A chain never gives way to itself.
         """
         new = list(self.lacking([extent]))
         ranges = self._chains.setdefault(extent.chain, Ranges())
-        self._chains.move_to_end(extent.chain)
         wanted = sum(part.count for part in new)
-        gone = list(self._give_way(self.blocks + wanted - self.capacity_blocks))
+        gone = list(self._give_way(extent.chain, self.blocks + wanted - self.capacity_blocks))
         added = []
         for part in new:
             count = min(part.count, self.capacity_blocks - self.blocks)
@@ -113,10 +130,13 @@ class Kept:
             for first, last in zip(ranges.firsts, ranges.lasts, strict=True)
         ]
 
-    def _give_way(self, count: int) -> Iterator[Extent]:
-        """Take so many blocks of chains other than the newest, or all that they have."""
-        while count > 0 and len(self._chains) > 1:
+    def _give_way(self, comer: int, count: int) -> Iterator[Extent]:
+        """Take so many blocks of chains that were idle for long, or all that such have."""
+        idle_since = self._uses - PATIENCE * self._came_back.get(comer, sys.maxsize)
+        while count > 0:
             chain, ranges = next(iter(self._chains.items()))
+            if chain == comer or self._last_use.get(chain, 0) >= idle_since:
+                return
             first, last = ranges.cut(count)
             if not ranges.count:
                 del self._chains[chain]
@@ -140,18 +160,22 @@ class PrefixIndex:
         return sum(e.count for e in request.context) - sum(extent.count for extent in lacking)
 
     def decided(
-        self, cluster: Cluster, request: Request, pe: str, de: str, reads: Iterable[ReadExtent]
+        self, cluster: Cluster, request: Request, pe: str, de: str, reads: Sequence[ReadExtent]
     ) -> None:
         """A node caches the blocks that it reads; the DE's also those that the turn makes."""
+        node = {
+            side: self._kept(cluster, cluster.node_of(engine).name)
+            for side, engine in ((Side.PE, pe), (Side.DE, de))
+        }
+        for side in {Side.DE, *(read.side for read in reads)}:
+            node[side].use(chains_of(request))
         for read in reads:
-            node = cluster.node_of(pe if read.side is Side.PE else de).name
             for extent in cut(request.context, read.first, read.count):
-                self._kept(cluster, node).add(extent)
+                node[read.side].add(extent)
         block_tokens = cluster.spec.block_tokens
         first, last = request.hit_tokens // block_tokens, request.context_tokens // block_tokens
         if last > first:
-            kept = self._kept(cluster, cluster.node_of(de).name)
-            kept.add(Extent(request.chain, first, last - first))
+            node[Side.DE].add(Extent(request.chain, first, last - first))
 
     def _kept(self, cluster: Cluster, node: str) -> Kept:
         kept = self._nodes.get(node)
@@ -159,6 +183,11 @@ class PrefixIndex:
             blocks = cluster.spec.dram_cache_tokens // cluster.spec.block_tokens
             kept = self._nodes[node] = Kept(blocks)
         return kept
+
+
+def chains_of(request: Request) -> Iterable[int]:
+    """The chains that a turn uses, each once: those of its prefix, and the one it continues."""
+    return dict.fromkeys([*(extent.chain for extent in request.context), request.chain])
 
 
 def cut(context: Iterable[Extent], first: int, count: int) -> tuple[Extent, ...]:

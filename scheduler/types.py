@@ -128,11 +128,15 @@ Event = Arrived | Fetch | Ended
 
 
 class ReadExtent(msgspec.Struct, frozen=True):
-    """Blocks `first` to `first + count` of the prompt are read on `side`."""
+    """Blocks `first` to `first + count` of the prompt are read on `side`.
+
+    Of these the scheduler expects `cached` in that node's DRAM: they are not read from storage.
+    """
 
     side: Side
     first: int
     count: int
+    cached: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -21,6 +21,12 @@ def cached(plan: LabPlan, accounts: Mapping[str, HostAccount]) -> Cached:
     return dict(found)
 
 
+def expected_share(decisions: Iterable[Decision]) -> float:
+    """The share of the hit tokens of these turns that the scheduler expected in DRAM."""
+    reads = [read for decision in decisions for read in decision.reads]
+    return sum(read.cached for read in reads) / max(1, sum(read.count for read in reads))
+
+
 def shares(
     decisions: Iterable[Decision], found: Cached, block_tokens: int
 ) -> tuple[dict[str, float], float]:

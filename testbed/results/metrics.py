@@ -16,7 +16,7 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.balance import balance, snic_rates
-from testbed.results.dram import Cached, cached, shares
+from testbed.results.dram import Cached, cached, expected_share, shares
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, SchedulerRestart, Spread
 from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
@@ -143,6 +143,7 @@ def measure(
         tpot_s=tpot,
         jct_s=jct,
         dram_hit_share=dram_hits,
+        dram_expected_share=expected_share(decided),
         path_share=path_share(list(run.decisions.values())),
         snic_utilisation={node: shares.snic for node, shares in nodes.items()},
         snic_balance=balance(run.plan, run.samples, run.accounts["sched"].decided, window),

@@ -20,6 +20,7 @@ ROWS = (
     ("GPU", "gpu_busy", "green"),
     ("GPU waiting for KV", "gpu_waiting_for_kv", "red"),
     ("HBM held", "hbm_held", "blue"),
+    ("hits from DRAM", "dram_hits", "magenta"),
 )
 
 
@@ -38,16 +39,18 @@ def bar(share: float, style: str, cells: int = BAR_CELLS) -> Text:
 
 
 def nodes_table(policies: dict[str, PolicyResult], cells: int) -> Table:
-    """Per node a bar for storage NIC, GPU and GPU waiting for KV; a column a policy."""
+    """Per node a bar for storage NIC, GPU and what there is besides; a column a policy."""
     table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.add_column("node")
     table.add_column("")
     for name in policies:
         table.add_column(name)
     nodes = {name: shown_nodes(result.nodes) for name, result in policies.items()}
+    without = {"dram_hits"} - {"dram_hits" for p in policies.values() if p.dram_hit_share}
     for node in next(iter(nodes.values())):
+        others = {*without, "gpu_waiting_for_kv" if node.startswith("de") else "hbm_held"}
         for index, (label, field, style) in enumerate(ROWS):
-            if field == ("gpu_waiting_for_kv" if node.startswith("de") else "hbm_held"):
+            if field in others:
                 continue
             shares = [_share(each[node], field) for each in nodes.values()]
             table.add_row(
@@ -106,6 +109,11 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             [f"{r.path_share['pe']:.0%} / {r.path_share['de']:.0%}" for r in results],
         ),
         ("SNIC load, max / mean", [f"{r.snic_balance.max_over_mean:.2f}" for r in results]),
+        *(
+            [("hits from DRAM", [f"{r.dram_hit_share:.0%}" for r in results])]
+            if any(r.dram_hit_share for r in results)
+            else []
+        ),
         ("turns done / failed", [f"{r.completed_turns} / {r.failed_turns}" for r in results]),
         *(
             [("turns not begun", [f"{r.turns_not_begun}" for r in results])]

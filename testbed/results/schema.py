@@ -62,7 +62,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     the workload's window left. `tokens_checked` and `tokens_equal` are counts; `window_s` is the
     steady window, in target seconds from the start; `persisted_then_hit_blocks` are hits on blocks
     that this run wrote. `dram_hit_share` is the share of all hit tokens, of the turns of the steady
-    window, that came out of DRAM caches.
+    window, that came out of DRAM caches, `dram_expected_share` what the scheduler expected of it.
     `utilisation` is the share of capacity, over the steady window, of each direction of each data
     link (`owner:nic:rx` or `:tx`, as its owner sees it) and of each node's DRAM (`node:dram`).
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
@@ -84,6 +84,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     tpot_s: Spread
     jct_s: Spread
     dram_hit_share: float
+    dram_expected_share: float
     path_share: dict[str, float]
     snic_utilisation: dict[str, float]
     snic_balance: Balance

@@ -45,6 +45,7 @@ class Setup(msgspec.Struct, frozen=True):
     storages: int = 1
     dram_tokens: int = 400
     dram_tokens_per_s: float = 1e9
+    cache_tokens: int = 0
     pool_tokens: int = 400
     parked_tokens: int = 0
     lane_tokens: int = 400
@@ -111,7 +112,7 @@ class Cluster:
             host, node, node[:2], self._group(node), KV, setup.dram_tokens,
             setup.dram_tokens_per_s, setup.reads_in_flight, setup.read_ahead, self.storages,
             800 if node == "de0" else 0, 800, self._engine_hosts(),
-            tuple(name for name in others if name != host), DEADLINE_S,
+            tuple(name for name in others if name != host), DEADLINE_S, setup.cache_tokens,
         )  # fmt: skip
 
     def _prefill(self) -> PrefillConfig:

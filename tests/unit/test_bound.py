@@ -1,5 +1,7 @@
 """The printed bound: each term by hand, and which one binds."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from testbed.bound import Bound, Reads, bound, reads_of
@@ -30,6 +32,7 @@ def limit(
     shape: tuple[int, int] = (1, 2),
     agents: int = 10_000,
     offered: float = float("inf"),
+    turns: Sequence[Load] = TURNS,
 ) -> Bound:
     experiment = Experiment(
         cluster=Cluster(prefill_nodes=shape[0], decode_nodes=shape[1], gpus_per_node=4),
@@ -39,7 +42,7 @@ def limit(
         engine=EngineKnobs(prefill_gpu_pool_bytes=1000),
         nodes=nodes or {},
     )
-    return bound(experiment, TURNS, reads, agents, offered)
+    return bound(experiment, turns, reads, agents, offered)
 
 
 def test_terms_by_hand_for_reads_on_the_prefill_side() -> None:
@@ -52,6 +55,20 @@ def test_terms_by_hand_for_reads_on_the_prefill_side() -> None:
     # 2 nodes x 4 GPUs x 128,000 tokens, each turn holding 751 tokens for 10 x 0.1 s.
     assert terms["DE HBM"] == pytest.approx(1_024_000 / (751 * 1.0))
     assert terms["agents in flight"] == pytest.approx(10_000 / (640 / 500 + 0.1 + 1.0))
+
+
+def test_hits_that_were_in_dram_are_neither_read_nor_written_there() -> None:
+    cached = [Load(prompt_tokens=740, hit_tokens=640, generate_tokens=11, cached_tokens=240)]
+    terms = limit(Reads.PE, turns=cached).terms
+    assert terms["SNICs"] == pytest.approx(500 / 400)
+    # Read and written 400, only read 240.
+    assert terms["DRAM"] == pytest.approx(10_000 / (2 * 640 - 240))
+    assert terms["agents in flight"] == pytest.approx(10_000 / (400 / 500 + 0.1 + 1.0))
+    both = limit(Reads.BOTH, turns=cached).terms
+    assert both["SNICs"] == pytest.approx(3 * 500 / 400)
+    without, found = limit(Reads.PE).terms, terms
+    same = {"PE compute", "CNICs", "DE HBM"}
+    assert {name: without[name] for name in same} == {name: found[name] for name in same}
 
 
 def test_terms_by_hand_for_reads_on_both_sides() -> None:

@@ -16,6 +16,7 @@ from engines.messages import (
     Persist,
     Read,
     ReadDone,
+    Submit,
     TurnDone,
     TurnFailed,
 )
@@ -371,3 +372,47 @@ def test_reports_hold_what_is_still_to_be_read() -> None:
     ]
     assert queues[0] == ("de0", HIT, 1)
     assert queues[-1] == ("de0", 0, 1)
+
+
+def again(turn: Submit) -> Submit:
+    """The same prompt once more, as turn 2."""
+    return Submit(msgspec.structs.replace(turn.request, id=2, chain=2), turn.content)
+
+
+@pytest.mark.parametrize("reads", [PE_PATH, DE_PATH])
+def test_what_a_node_has_read_it_does_not_read_again(reads: tuple[ReadExtent, ...]) -> None:
+    async def test(cluster: Cluster) -> None:
+        turn = cluster.turn(1, PROMPT, HIT, GENERATE)
+        for each in (turn, again(turn)):
+            await cluster.assign(each, *reads)
+            await cluster.end_of(each.request.id)
+            assert cluster.right(each)
+        assert len(cluster.network.messages(Read)) == 1
+        buffer = cluster.buffers[reads[0].side.value + "0"]
+        assert buffer.cached_tokens == {2: HIT} and buffer.account["read_tokens"] == HIT
+
+    # Nothing of a cache is in use between turns, and its memory is its own.
+    assert with_cluster(test, Setup(cache_tokens=80)).nothing_held()
+
+
+def test_a_cache_that_has_a_part_leaves_the_rest_to_storage_and_to_the_queue() -> None:
+    async def test(cluster: Cluster) -> None:
+        turn = cluster.turn(1, PROMPT, HIT, GENERATE)
+        await cluster.assign(turn, *PE_PATH)
+        await cluster.end_of(1)
+
+        async def slow_read(sender: str, peer: str, write: Write) -> None:
+            if isinstance(write.note, ReadDone):
+                await anyio.sleep(5)
+
+        cluster.network.before_write = slow_read
+        told = len(cluster.reports("pe0"))
+        await cluster.assign(again(turn), *PE_PATH)
+        await cluster.end_of(2)
+        assert cluster.right(again(turn))
+        queued = {n.read_queue_tokens for r in cluster.reports("pe0")[told:] for n in r.nodes}
+        assert max(queued) == 2 * BLOCK
+        last = cluster.network.messages(Read)[-1].message
+        assert isinstance(last, Read) and last.extents == (Extent(1001, 2, 2),)
+
+    with_cluster(test, Setup(cache_tokens=2 * BLOCK))

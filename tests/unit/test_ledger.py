@@ -81,6 +81,20 @@ def test_de_path_by_hand() -> None:
     }
 
 
+def test_what_was_in_dram_crosses_every_port_but_those_of_storage() -> None:
+    both = decision(ReadExtent(Side.DE, 0, 1), ReadExtent(Side.PE, 1, 3))
+    plain, found = (
+        Counter(dict(turn_ports(turn_bytes(REQUEST, both, LAYOUT, cached), both, GPUS)))
+        for cached in ({}, {Side.PE: 128, Side.DE: 64})
+    )
+    plain.subtract(found)
+    assert {":".join(port): saved for port, saved in plain.items() if saved} == {
+        "pe0-buf:snic:rx": 2000,
+        "de2-buf:snic:rx": 1000,
+        "storage:snic:tx": 3000,
+    }
+
+
 def crossed(sent: Sent) -> list[Port]:
     """The ports that a write crosses from its sender to its peer."""
     (one, what), (other, where) = ([*h.split("-"), ""][:2] for h in (sent.sender, sent.peer))

@@ -51,6 +51,21 @@ def test_two_policies_fit_side_by_side(columns: int) -> None:
     assert len(bars) == 2 and all(line.count("%") == 2 for line in bars)
 
 
+def test_hits_from_dram_are_shown_where_there_are_any() -> None:
+    found = comparison()
+    assert "DRAM" not in shown(found)
+    fast = found.policies["dualpath"]
+    nodes = {
+        node: msgspec.structs.replace(shares, dram_hits=0.37 if node == "de0" else 0.0)
+        for node, shares in fast.nodes.items()
+    }
+    hitting = msgspec.structs.replace(fast, nodes=nodes, dram_hit_share=0.24)
+    found = msgspec.structs.replace(found, policies={**found.policies, "dualpath": hitting})
+    lines = [line for line in shown(found).splitlines() if "hits from DRAM" in line]
+    assert len(lines) == 3  # a bar of either node, and the line of numbers
+    assert "37%" in lines[1] and "37%" not in lines[0] and "24%" in lines[2]
+
+
 def test_a_virtual_run_says_how_fast_its_time_went() -> None:
     found = comparison()
     policies = {

@@ -423,3 +423,18 @@ def test_a_seal_binds_bytes_and_place() -> None:
     unverified, _ = pair(verify=False)
     unverified.register(pool)
     unverified.check(span, b"", 4, digests)
+
+
+def test_a_copy_within_a_host_moves_whole_blocks_and_refuses_others() -> None:
+    a, _ = pair()
+    dram, cache = filled("dram", ONE_ROW, 16, 1), filled("cache", ONE_ROW, 8, 2)
+    a.register(dram)
+    a.register(cache)
+    before = cache.array.copy()
+    a.copy(Span("dram", 128, 64, 4 * 64, 0, 4), Span("cache", 0, 2 * 64, 5 * 64, 0, 4))
+    assert (cache.array[2:5] == dram.array[3:6]).all()
+    assert (cache.array[:2] == before[:2]).all() and (cache.array[5:] == before[5:]).all()
+    with pytest.raises(TransferError, match="same number of whole Full Blocks"):
+        a.copy(Span("dram", 0, 0, 128, 0, 4), Span("cache", 0, 0, 64, 0, 4))
+    with pytest.raises(TransferError, match="same number of whole Full Blocks"):
+        a.copy(Span("dram", 0, 0, 64, 0, 2), Span("cache", 0, 0, 64, 0, 2))

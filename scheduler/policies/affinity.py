@@ -1,0 +1,67 @@
+"""`affinity`: routing by cached prefix, as serving systems with DRAM caches do; one read path.
+
+What Mooncake and llm-d stand for, on the same engines and with the same layerwise prefill as
+`dualpath`: a session returns to the prefill node that has its KV in DRAM, and what is not there is
+read by that node alone.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from scheduler import path
+from scheduler.affinity import AffinityQueue
+from scheduler.cluster import Cluster
+from scheduler.decode import DecodeQueue
+from scheduler.policy import Placement, Traits
+from scheduler.prefix import PrefixIndex
+from scheduler.types import ReadExtent, Request, Side
+
+
+class Affinity:
+    """Prefill nodes by cached prefix within a bound on load; DEs by load; the former read."""
+
+    traits = Traits(layerwise=True, quota_s=0.3)
+
+    def __init__(self) -> None:
+        self._index = PrefixIndex()
+        self._prefill = AffinityQueue(self._index)
+        self._decode = DecodeQueue()
+
+    def arrived(self, cluster: Cluster, request: Request) -> Iterator[Placement]:
+        """Queue a request for a prefill node and for a DE; groups fetch it."""
+        self._prefill.push(cluster, request)
+        self._decode.push(request)
+        yield from ()
+
+    def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+        """Place waiting requests on the fetching group."""
+        if cluster.groups[group].side is Side.PE:
+            return self._prefill.fetch(cluster, group)
+        return self._decode.fetch(cluster, group)
+
+    def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
+        """One side reads all; both nodes cache what passes."""
+        engine = {Side.PE: pe, Side.DE: de}
+        cached = {
+            side: self._index.cached_blocks(cluster, cluster.node_of(engine[side]).name, request)
+            for side in Side
+        }
+        side = self._side(cluster, pe, de, cached)
+        reads = tuple(
+            msgspec.structs.replace(read, cached=cached[side])
+            for read in path.whole(cluster, request, side)
+        )
+        self._index.decided(cluster, request, pe, de, reads)
+        return reads
+
+    def ended(self, request_id: int) -> None:
+        """Forget a request that failed while it waited."""
+        self._prefill.drop(request_id)
+        self._decode.drop(request_id)
+
+    def _side(self, cluster: Cluster, pe: str, de: str, cached: Mapping[Side, int]) -> Side:
+        return Side.PE
+
+
+POLICY = Affinity
