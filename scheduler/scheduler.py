@@ -24,6 +24,7 @@ class Scheduler:
 
         Raises SchedulerError if the event contradicts what is known of the cluster.
         """
+        self._cluster.now_s = event.now_s
         match event:
             case Arrived():
                 self._cluster.arrive(event.request)
