@@ -54,6 +54,7 @@ class HeldTurn:
         self.prompt_kept: Awaited[bool] = Awaited(f"turn {request}'s new prompt to be kept")
         self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
         self.queued: dict[ReadExtent, int] = {}  # tokens of each that storage has to send
+        self.roomless_tokens = 0  # of its reads, while it has no room in a DE buffer's DRAM
         self.to_pull_tokens = 0
         self.lacking: list[Extent] = []  # of the read that is next
         self.pulls: list[Pull] = []
@@ -100,7 +101,7 @@ class Buffer:
         self._ahead = Places(config.read_ahead or 1_000_000, "a place in the read-ahead")
         self._turns: dict[int, HeldTurn] = {}
         self._arriving: dict[Span, _Arrival] = {}
-        self._queued_tokens = 0
+        self._queued_tokens = self._roomless_tokens = 0
         self._failed: set[int] = set()
         self._terms = Terms()
         self._cache = DramCache(config.cache_tokens, config.kv, transport)
@@ -175,6 +176,9 @@ class Buffer:
         self._cache.use(chains_of(assign.turn.request))
         for read in reads:
             self._queue(turn, read, self._cache.lacking(_wanted(assign, read)))
+        if self._side is Side.DE:
+            turn.roomless_tokens = sum(turn.queued.values())
+            self._roomless_tokens += turn.roomless_tokens
         self._tasks.start(self._live(turn, assign, reads))
 
     async def _live(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
@@ -183,7 +187,13 @@ class Buffer:
             await turn.life.play(side(turn, assign, reads))
         finally:
             self._queued_tokens -= sum(turn.queued.values())
+            self._has_room(turn)
             del self._turns[turn.request]
+
+    def _has_room(self, turn: HeldTurn) -> None:
+        """It has its place in DRAM, or needs none any more."""
+        self._roomless_tokens -= turn.roomless_tokens
+        turn.roomless_tokens = 0
 
     async def _prefill_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
         async with self._ahead.of(turn.request):
@@ -199,6 +209,7 @@ class Buffer:
         request, kv = assign.turn.request, self._config.kv
         here = sum(read.count for read in reads) * kv.block_tokens
         slot = await self._dram.take(request.prompt_tokens, request.id)
+        self._has_room(turn)
         try:
             prompt = Span("dram", slot, 0, request.prompt_tokens, 0, kv.layers)
             turn.tokens_due = (request.prompt_tokens - here) * kv.layers
@@ -379,7 +390,11 @@ class Buffer:
         return turn
 
     def _report(self) -> Report:
-        node = NodeReport(self._config.node, self._queued_tokens, self._terms.seen)
+        queued_tokens = self._queued_tokens
+        if not self._reads.full:
+            # Then what has no room waits for that alone, and would whichever side read it.
+            queued_tokens -= self._roomless_tokens
+        node = NodeReport(self._config.node, queued_tokens, self._terms.seen, self._clock.now_s())
         return Report(self._config.group.name, (), (node,), self._terms.term)
 
 

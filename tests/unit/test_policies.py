@@ -278,14 +278,33 @@ def test_the_node_with_the_shorter_queue_reads(queues: tuple[int, int], side: Si
     assert [decision.reads for decision in decisions] == [(ReadExtent(side, 0, 9),)]
 
 
-def test_equal_queues_alternate() -> None:
+@pytest.mark.parametrize("queue", [0, 400])
+def test_between_equal_queues_the_node_reads_that_was_given_fewer_tokens_so_far(queue: int) -> None:
     scheduler = Scheduler(cluster(decode_nodes=1), lookup("dualpath"))
     taken = []
-    for number in range(6):
-        arrive(scheduler, request(number))
-        fetch(scheduler, "pg", queues={"p0": 0}, seen=number)
-        taken += sides(fetch(scheduler, "d0", queues={"d0": 0}, seen=number))
-    assert taken == [Side.PE, Side.DE] * 3
+    for number, blocks in enumerate([2, 1, 1, 5, 3, 3]):  # given so far: 2:0, 2:1, 2:2, 7:2, 7:5
+        arrive(scheduler, request(number, hit=64 * blocks))
+        fetch(scheduler, "pg", queues={"p0": queue}, seen=number)
+        taken += sides(fetch(scheduler, "d0", queues={"d0": queue}, seen=number))
+    assert taken == [Side.PE, Side.DE, Side.DE, Side.PE, Side.DE, Side.DE]
+
+
+def read_by(pe: NodeReport, de: NodeReport, now_s: float) -> Side:
+    """alpha = 3,000: a storage NIC reads 1,000 tokens a second."""
+    scheduler = Scheduler(cluster(decode_nodes=1, alpha=3_000), lookup("dualpath"))
+    arrive(scheduler, request(1))
+    scheduler.handle(Fetch(now_s, "pg", (), (pe,)))
+    (side,) = sides(scheduler.handle(Fetch(now_s, "d0", (), (de,))))
+    return side
+
+
+def test_a_queue_is_as_long_as_it_should_be_by_now() -> None:
+    # 500 tokens of 2.0 s ago are long read, 300 of 0.1 s ago not yet.
+    assert read_by(NodeReport("p0", 500, 0, 8.0), NodeReport("d0", 300, 0, 9.9), 10.0) is Side.PE
+    assert read_by(NodeReport("p0", 300, 0, 9.9), NodeReport("d0", 500, 0, 8.0), 10.0) is Side.DE
+    assert read_by(NodeReport("p0", 250, 0, 9.9), NodeReport("d0", 300, 0, 9.9), 10.0) is Side.PE
+    # What does not say when it was counted, was counted just now.
+    assert read_by(NodeReport("p0", 300, 0, 9.9), NodeReport("d0", 250, 0), 10.0) is Side.PE
 
 
 def test_a_request_without_hits_reads_nothing() -> None:
