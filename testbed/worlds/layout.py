@@ -107,7 +107,7 @@ class Layout:
     def _batch_turns(self) -> int:
         """Mean turns of a lane's full forward, as far as the node's buffers feed it."""
         traits, mean = self.policy.traits, self.means
-        turn_s = self._experiment.model.prefill_gpu_s(mean.hit_tokens, mean.computed_tokens)
+        turn_s = self._experiment.model.attention_s(mean.hit_tokens, mean.computed_tokens)
         buffered = buffer_tokens(self._experiment) / mean.prompt_tokens
         limits = [buffered / self._experiment.cluster.gpus_per_node]
         if traits.quota_s is not None:
@@ -235,14 +235,14 @@ class Layout:
         return self._decode_host(host, node, lanes)
 
     def _prefill_host(self, host: str, node: str, lanes: tuple[str, ...]) -> HostPlan:
-        experiment = self._experiment
+        experiment, model = self._experiment, self._experiment.model
         config = PrefillConfig(
             host=host,
             lanes=lanes,
             group=self._group(node),
             kv=self._kv_shape,
             traits=self.policy.traits,
-            gpu=GpuTime(experiment.model.per_token_s, experiment.model.per_pair_s),
+            gpu=GpuTime(model.per_token_s, model.per_pair_s, model.expert_per_token_s),
             pool_tokens=len(lanes) * prefill_lane_tokens(experiment),
             buffers=self._buffers,
             client="agents",
