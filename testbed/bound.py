@@ -10,6 +10,7 @@ from statistics import fmean
 
 import msgspec
 
+from scheduler.ablation import BASE, Switch
 from testbed.cluster import decode_lane_tokens
 from testbed.spec import Experiment
 from testbed.workload import Load
@@ -24,7 +25,6 @@ class Reads(StrEnum):
 
 
 READS = {
-    "basic": Reads.PE,
     "pe-only": Reads.PE,
     "de-only": Reads.DE,
 }
@@ -32,6 +32,9 @@ READS = {
 
 def reads_of(policy: str) -> Reads:
     """How a policy spreads its reads; one that is not known here may use every NIC."""
+    base, *switches = policy.split("+")
+    if base == BASE and Switch.DUAL_PATH not in switches:
+        return Reads.PE
     return READS.get(policy, Reads.BOTH)
 
 

@@ -9,6 +9,7 @@ from scheduler.lookup import lookup
 from testbed import cluster, scale
 from testbed.bound import Bound, bound, reads_of
 from testbed.cluster import Interval
+from testbed.ideal import as_played
 from testbed.scale import Ratio
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Averages, Workload, averages, loads, offered_turns_per_s
@@ -57,7 +58,9 @@ def facts(name: str, experiment: Experiment, workload: Workload, policies: Seque
         paper_free=cluster.bottleneck_free(experiment),
         links=_links(experiment),
         bounds={
-            policy: bound(experiment, turns, reads_of(policy), mean.agents, offered)
+            policy: bound(
+                as_played(experiment, policy), turns, reads_of(policy), mean.agents, offered
+            )
             for policy in policies
         },
         policies={policy: _policy_text(experiment, policy) for policy in policies},

@@ -11,6 +11,7 @@ from scheduler.errors import SchedulerError
 from scheduler.lookup import lookup
 from testbed.bound import bound, reads_of
 from testbed.errors import InputError, RunFailed
+from testbed.ideal import as_played, require_io
 from testbed.results.events import write_events
 from testbed.results.metrics import RunData, measure
 from testbed.results.schema import Comparison, PolicyResult, Verdict
@@ -101,6 +102,8 @@ def play(
 ) -> Comparison:
     """Run every policy, one after the other, and compare each with the first."""
     require_size(experiment, world)
+    if world == EMULATED:
+        require_io(policies)
     layouts = {policy: _layout(experiment, workload, policy) for policy in policies}
     folder = new_folder(root, name)
     (folder / "experiment.yaml").write_text(experiment.resolved())
@@ -169,7 +172,11 @@ def _play_one(
     result = measure(
         run,
         lambda turns, offered: bound(
-            experiment, turns, reads_of(policy), len(workload.agents), offered
+            as_played(experiment, policy),
+            turns,
+            reads_of(policy),
+            len(workload.agents),
+            offered,
         ),
         layout.pipeline_turns,
     )

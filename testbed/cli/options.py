@@ -13,6 +13,7 @@ from rich.console import Console
 from testbed.cli.progress import Bars
 from testbed.errors import InputError
 from testbed.facts import facts, text
+from testbed.ideal import require_io
 from testbed.results.picture import show
 from testbed.results.schema import Comparison
 from testbed.results.verdict import FAILED, INCONCLUSIVE
@@ -115,6 +116,8 @@ def play_and_tell(
     require_policies(policies)
     require_world(world)
     require_size(experiment, world)
+    if world == EMULATED:
+        require_io(policies)
     talk = Console(stderr=True)
     said = facts(path.name, experiment, workload, policies)
     for warning in said.warnings:

@@ -29,6 +29,7 @@ from testbed.cluster import (
     group_name,
     prefill_lane_tokens,
 )
+from testbed.ideal import as_played
 from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Workload, averages
@@ -51,7 +52,7 @@ class Layout:
     def __init__(
         self, experiment: Experiment, workload: Workload, policy: str, folder: Path, cache: Path
     ) -> None:
-        self._experiment = experiment
+        self._experiment = as_played(experiment, policy)
         self._workload = workload
         self._folder = folder
         self._cache = cache

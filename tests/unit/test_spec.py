@@ -152,19 +152,6 @@ def test_the_large_model_is_the_papers_at_its_mean_turn() -> None:
     assert 32_721 * model.kv_bytes_per_token == pytest.approx(1.57e9, rel=0.005)
 
 
-def test_both_ends_of_the_scale_out_differ_in_size_alone() -> None:
-    small, large = (
-        load_experiment(ROOT / f"topologies/{name}.yaml") for name in ("2p4d-660b", "48p96d")
-    )
-    assert (large.cluster.prefill_nodes, large.cluster.decode_nodes) == (48, 96)
-    assert large.workload.agents == 24 * small.workload.agents
-    smaller = msgspec.structs.replace(large.workload, agents=small.workload.agents)
-    again = msgspec.structs.replace(
-        large, cluster=small.cluster, workload=smaller, scale=small.scale
-    )
-    assert again == small
-
-
 def test_node_override_takes_the_place_of_the_share(tmp_path: Path) -> None:
     experiment = load(tmp_path, SMALL, "nodes.de1.snic_share=0.35")
     assert experiment.snic_bytes_per_s("de1") == pytest.approx(17.5e9)
