@@ -59,6 +59,18 @@ def test_ds_27b_costs_what_the_paper_says(tmp_path: Path) -> None:
     assert context_s / model.prefill_gpu_s(32_721, 429) == pytest.approx(0.30, abs=0.005)
 
 
+def test_the_dense_model_is_the_papers_cache_to_compute_ratio() -> None:
+    experiment = load_experiment(ROOT / "topologies/1p2d-qwen.yaml")
+    model = experiment.model
+    assert model.kv_bytes_per_token == 256 * 1024
+    assert experiment.hardware.dram_buffer_bytes == 320e9
+    flops_per_s = 0.4e15
+    # GB of KV a PFLOP at 16K and 64K tokens of context and 429 appended (table 1): 117 and 267.
+    for context, ratio in ((16 * 1024, 117), (64 * 1024, 267)):
+        flops = model.prefill_gpu_s(context, 429) * flops_per_s
+        assert context * model.kv_bytes_per_token / flops * 1e6 == pytest.approx(ratio, rel=0.02)
+
+
 def test_resolved_experiment_stands_for_itself(tmp_path: Path) -> None:
     experiment = load(tmp_path, SMALL, "nodes.de1.snic_share=0.35", "seed=7")
     again = load(tmp_path, experiment.resolved())
