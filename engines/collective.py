@@ -5,12 +5,27 @@ group; a group of one host exchanges nothing.
 """
 
 from collections.abc import Callable
+from statistics import fmean
+from typing import NamedTuple
 
 from engines.config import GroupConfig
 from engines.messages import Barrier, Join
 from engines.seams.clock import Clock
 from engines.seams.transport import TrafficClass, Transport
 from engines.tasks import Event
+
+
+class Step(NamedTuple):
+    """What a group agreed on: a layer's attention on the slowest GPU, its experts on every GPU."""
+
+    attention_s: float
+    expert_s: float
+    start_s: float
+
+    @property
+    def layer_s(self) -> float:
+        """All of a layer: GPUs meet before the experts and after them."""
+        return self.attention_s + self.expert_s
 
 
 class Collective:
@@ -48,15 +63,20 @@ class Collective:
             self._passed.setdefault(key, {})[sender] = message.end_s
         self._news.set()
 
-    async def join(self, layer_s: float, start_s: float) -> tuple[float, float]:
-        """Begin the next step with all peers; returns the slowest layer and the latest start."""
+    async def join(self, attention_s: float, expert_s: float, start_s: float) -> Step:
+        """Begin the next step with all peers: the slowest attention, and the latest start.
+
+        Experts are spread over the group, whoever brings the tokens (expert parallelism).
+        """
         step, self.step = self.step, self.step + 1
         for peer in self._peers:
-            self._transport.post(peer, Join(step, layer_s, start_s), TrafficClass.MODEL)
+            mine = Join(step, attention_s, expert_s, start_s)
+            self._transport.post(peer, mine, TrafficClass.MODEL)
         await self._until(lambda: len(self._joined.get(step, ())) == len(self._peers), step)
         peers = self._joined.pop(step, {}).values()
-        return (
-            max([layer_s, *(peer.layer_s for peer in peers)]),
+        return Step(
+            max([attention_s, *(peer.attention_s for peer in peers)]),
+            fmean([expert_s, *(peer.expert_s for peer in peers)]),
             max([start_s, *(peer.start_s for peer in peers)]),
         )
 

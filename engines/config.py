@@ -32,15 +32,21 @@ class GroupConfig(msgspec.Struct, frozen=True):
 
 
 class GpuTime(msgspec.Struct, frozen=True):
-    """Time of one GPU: `appended x (per_token_s + per_pair_s x (cached + appended / 2))`."""
+    """Time of one GPU: `appended x (per_token_s + per_pair_s x (cached + appended / 2))`.
+
+    Called, it gives the attention's part, which the request's own GPU computes: all but
+    `expert_per_token_s`, the experts' part, which all GPUs of the group compute together.
+    """
 
     per_token_s: float
     per_pair_s: float
+    expert_per_token_s: float = 0.0
 
     def __call__(self, cached_tokens: int, compute_tokens: int) -> float:
-        """Seconds of one GPU over all layers."""
+        """Seconds of attention on one GPU over all layers."""
         context = cached_tokens + compute_tokens / 2
-        return compute_tokens * (self.per_token_s + self.per_pair_s * context)
+        own_s = self.per_token_s - self.expert_per_token_s
+        return compute_tokens * (own_s + self.per_pair_s * context)
 
 
 class PrefillConfig(msgspec.Struct, frozen=True, tag="prefill"):

@@ -213,7 +213,7 @@ class Decode:
         if not batch and self._collective.alone:
             return
         now_s = self._clock.now_s()
-        await self._collective.join(0.0, now_s)
+        await self._collective.join(0.0, 0.0, now_s)
         jobs = [
             DecodeJob(seq.request.id, seq.in_hbm, seq.next_content, seq.position) for seq in batch
         ]

@@ -226,10 +226,15 @@ class Resubmitted(msgspec.Struct, frozen=True, array_like=True, tag="resubmitted
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
-    """Engine to its group: I can start step `step` at `start_s`, with layers of `layer_s`."""
+    """Engine to its group: I can start step `step` at `start_s`.
+
+    A layer takes my slowest GPU `attention_s`; `expert_s` is the experts' work that my GPUs bring,
+    for each of them.
+    """
 
     step: int
-    layer_s: float
+    attention_s: float
+    expert_s: float
     start_s: float
 
 

@@ -7,7 +7,7 @@ forward loop packs what is ready and runs it layer by layer while later layers s
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
-from engines.collective import Collective
+from engines.collective import Collective, Step
 from engines.config import PrefillConfig
 from engines.control import Reporter
 from engines.errors import EngineError
@@ -198,16 +198,15 @@ class Prefill:
         """Layer by layer: wait for its KV, compute, pass the lockstep, send it on."""
         jobs = self._jobs(batch)
         finished = [self._turns[job.request] for job in jobs if job.final]
-        layer_s = await self._join(batch, self._latest_first_layer_s(jobs))
+        step = await self._join(batch, self._latest_first_layer_s(jobs))
         begin_s = self._due_s
         for layer in range(self._config.kv.layers):
             arrived_s = await self._layer_here(jobs, layer)
-            contents = await self._layer(jobs, layer, max(self._due_s, arrived_s) + layer_s)
+            contents = await self._layer(jobs, layer, max(self._due_s, arrived_s) + step.layer_s)
             for target, turns in self._by_buffer(finished).items():
                 self._tasks.start(self._send_layer(target, turns, layer, contents))
         self._settle(finished)
-        compute_s = layer_s * self._config.kv.layers
-        self.forwards.append(Forward.of(batch, begin_s, self._due_s, compute_s))
+        self._account_for(batch, step, begin_s)
 
     async def _forward_whole(self, batch: Batch) -> None:
         """Without layerwise prefill: all of H2D, then all of the compute, then all of the sends."""
@@ -220,11 +219,10 @@ class Prefill:
         jobs = self._jobs(batch)
         finished = [self._turns[job.request] for job in jobs if job.final]
         arrived_s = max([await self._layer_here(jobs, layer) for layer in layers])
-        layer_s = await self._join(batch, arrived_s)
+        step = await self._join(batch, arrived_s)
         for layer in layers:
-            contents = await self._layer(jobs, layer, self._due_s + layer_s)
-        compute_s = layer_s * len(layers)
-        self.forwards.append(Forward.of(batch, begin_s, self._due_s, compute_s))
+            contents = await self._layer(jobs, layer, self._due_s + step.layer_s)
+        self._account_for(batch, step, begin_s)
         self._settle(finished)
         async with Crew() as sends:
             for target, turns in self._by_buffer(finished).items():
@@ -232,11 +230,19 @@ class Prefill:
                     sends.start(self._send_layer(target, turns, layer, contents))
         self._due_s = max(self._due_s, self._clock.now_s())
 
-    async def _join(self, batch: Batch, ready_s: float) -> float:
-        """Begin a step together with the group; returns the time of each layer."""
-        layer_s = max(batch.lanes_s) / self._config.kv.layers
-        layer_s, self._due_s = await self._collective.join(layer_s, max(self._due_s, ready_s))
-        return layer_s
+    async def _join(self, batch: Batch, ready_s: float) -> Step:
+        """Begin a step together with the group."""
+        layers = self._config.kv.layers
+        attention_s = max(batch.attention_s) / layers
+        expert_s = batch.expert_s(self._config.gpu) / layers
+        begin_s = max(self._due_s, ready_s)
+        step = await self._collective.join(attention_s, expert_s, begin_s)
+        self._due_s = step.start_s
+        return step
+
+    def _account_for(self, batch: Batch, step: Step, begin_s: float) -> None:
+        span_s = (begin_s, self._due_s)
+        self.forwards.append(Forward.of(batch, step, self._config.kv.layers, span_s))
 
     async def _layer(self, jobs: list[PrefillJob], layer: int, due_s: float) -> dict[int, bytes]:
         """Compute one layer by `due_s`, then meet the group's slowest."""

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from engines.collective import Step
+from engines.config import GpuTime
 from engines.kv import Span
 from engines.messages import Assign, Loaded
 from scheduler.batch import Chunk
@@ -112,17 +114,23 @@ class Batch(msgspec.Struct, frozen=True):
         return [chunk for lane in self.lanes for chunk in lane]
 
     @property
-    def lanes_s(self) -> tuple[float, ...]:
-        """GPU seconds of each lane."""
-        return tuple(sum(chunk.gpu_s for chunk in lane) for lane in self.lanes)
+    def attention_s(self) -> tuple[float, ...]:
+        """Seconds of attention of each lane."""
+        return tuple(sum(chunk.attention_s for chunk in lane) for lane in self.lanes)
+
+    def expert_s(self, gpu: GpuTime) -> float:
+        """Seconds of experts that it brings for each of its lanes, if others brought as many."""
+        tokens = sum(chunk.tokens for chunk in self.chunks)
+        return tokens * gpu.expert_per_token_s / len(self.lanes)
 
 
 class Forward(msgspec.Struct, frozen=True):
     """One forward, for the account, in target seconds.
 
-    `compute_s` is the lockstep's time, that of the slowest lane of the group; `lanes_s` is each
-    lane's own, and `hungry_s` what lanes lacked of it whose turns waited for KV. What remains of
-    the span waited for KV as a whole, and the gap before it if `starved`.
+    `compute_s` is the lockstep's time: the attention of the slowest lane of the group, and the
+    experts. `lanes_s` is each lane's own attention and its part of the experts, and `hungry_s` what
+    lanes lacked of `compute_s` whose turns waited for KV. What remains of the span waited for KV
+    as a whole, and the gap before it if `starved`.
     """
 
     begin_s: float
@@ -133,11 +141,13 @@ class Forward(msgspec.Struct, frozen=True):
     starved: bool
 
     @classmethod
-    def of(cls, batch: Batch, begin_s: float, end_s: float, compute_s: float) -> "Forward":
-        """What a batch came to."""
+    def of(cls, batch: Batch, step: Step, layers: int, span_s: tuple[float, float]) -> "Forward":
+        """What a batch came to in a step of the group."""
+        compute_s, expert_s = step.layer_s * layers, step.expert_s * layers
+        lanes_s = tuple(attention_s + expert_s for attention_s in batch.attention_s)
         lacking = [
             max(0.0, compute_s - lane_s)
-            for lane_s, hungry in zip(batch.lanes_s, batch.hungry, strict=True)
+            for lane_s, hungry in zip(lanes_s, batch.hungry, strict=True)
             if hungry
         ]
-        return cls(begin_s, end_s, compute_s, batch.lanes_s, sum(lacking), batch.starved)
+        return cls(*span_s, compute_s, lanes_s, sum(lacking), batch.starved)

@@ -1,7 +1,8 @@
 """Which tokens a PE computes in its next forward (DualPath section 6.5).
 
-The GPUs of a group meet in every layer, so a lane with more work makes all others wait. A quota
-of predicted GPU time keeps forwards alike; the request that would break it is cut.
+The GPUs of a group meet in every layer, between attention and experts, so a lane with more
+attention makes all others wait. A quota of its predicted time keeps lanes alike; the request that
+would break it is cut.
 """
 
 import sys
@@ -12,7 +13,8 @@ import msgspec
 from scheduler.policy import Traits
 
 Cost = Callable[[int, int], float]
-"""Seconds of one GPU for (cached tokens, tokens to compute); must not fall with the latter."""
+"""Seconds of one GPU's attention, over all layers, for (cached tokens, tokens to compute); must
+not fall with the latter."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -24,11 +26,11 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Tokens of a request to compute in this forward, and the GPU time predicted for them."""
+    """Tokens of a request to compute in this forward, and the time predicted for attention."""
 
     request: int
     tokens: int
-    gpu_s: float
+    attention_s: float
 
 
 def pack(candidates: Sequence[Candidate], traits: Traits, cost: Cost) -> list[Chunk]:
@@ -50,7 +52,7 @@ def pack(candidates: Sequence[Candidate], traits: Traits, cost: Cost) -> list[Ch
             break
         chunk = _cut(candidate, fitting, cost)
         chunks.append(chunk)
-        left_s -= chunk.gpu_s
+        left_s -= chunk.attention_s
         left_tokens -= chunk.tokens
     return chunks
 

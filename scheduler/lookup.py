@@ -1,7 +1,8 @@
 """How the name of a policy becomes an object: a built-in one, one of a file, or an installed one.
 
-`dualpath` is a file of `scheduler/policies/`; `my_policy.py:MyPolicy` is a class in a file;
-anything else is an entry point of the group `testbed.policies`.
+`dualpath` is a file of `scheduler/policies/`; `basic+layerwise` is one of scheduler/ablation.py;
+`my_policy.py:MyPolicy` is a class in a file; anything else is an entry point of the group
+`testbed.policies`.
 """
 
 import difflib
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler import policies
+from scheduler import ablation, policies
 from scheduler.errors import SchedulerError
 from scheduler.policy import Policy, Traits
 
@@ -103,6 +104,8 @@ def _make(name: str, source: bytes | None) -> Any:
     if name in _built_in():
         module = import_module(f"scheduler.policies.{name.replace('-', '_')}")
         return _member(module, "POLICY")()
+    if (ablated := ablation.parse(name)) is not None:
+        return ablated
     for entry in _installed():
         if entry.name == name:
             try:

@@ -23,13 +23,14 @@ class Traits(msgspec.Struct, frozen=True):
     `layerwise`: KV moves layer by layer beside the compute. `quota_s`: GPU time of one forward
     (DualPath section 6.5). `max_tokens`: tokens that a GPU computes in one forward. Either cuts
     the request that would exceed it (chunked prefill). `read_ahead`: requests whose KV a node may
-    read into DRAM before a GPU wants it.
+    read into DRAM before a GPU wants it. Without `io` KV moves at once, in the virtual world alone.
     """
 
     layerwise: bool
     quota_s: Seconds | None = None
     max_tokens: Count | None = None
     read_ahead: Count | None = None
+    io: bool = True
 
 
 class Placement(NamedTuple):

@@ -11,6 +11,7 @@ from statistics import fmean
 
 import msgspec
 
+from scheduler.ablation import BASE, Switch
 from testbed.cluster import decode_lane_tokens
 from testbed.spec import Experiment
 from testbed.workload import Load
@@ -26,7 +27,6 @@ class Reads(StrEnum):
 
 
 READS = {
-    "basic": Reads.PE,
     "affinity": Reads.PE,
     "pe-only": Reads.PE,
     "de-only": Reads.DE,
@@ -38,6 +38,11 @@ READS = {
 
 def reads_of(policy: str) -> Reads:
     """How a built-in policy spreads its reads; one that is not known here may use every NIC."""
+    base, *switches = policy.split("+")
+    if base == BASE and Switch.DUAL_PATH not in switches:
+        return Reads.PE
+    if base == BASE and Switch.SCHEDULING not in switches:
+        return Reads.HALF
     return READS.get(policy, Reads.BOTH)
 
 

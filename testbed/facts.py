@@ -8,6 +8,7 @@ import msgspec
 from testbed import cluster, scale
 from testbed.bound import Bound, bound, reads_of
 from testbed.cluster import Interval
+from testbed.ideal import as_played
 from testbed.policies import Chosen
 from testbed.scale import Ratio
 from testbed.spec import BLOCK_TOKENS, Experiment
@@ -59,7 +60,13 @@ def facts(
         paper_free=cluster.bottleneck_free(experiment),
         links=_links(experiment),
         bounds={
-            policy.name: bound(experiment, turns, reads_of(policy.reads_like), mean.agents, offered)
+            policy.name: bound(
+                as_played(experiment, policy),
+                turns,
+                reads_of(policy.reads_like),
+                mean.agents,
+                offered,
+            )
             for policy in policies
         },
         policies={policy.name: _policy_text(experiment, policy) for policy in policies},

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import xxhash
 
+from scheduler.ablation import Ablation
 from scheduler.errors import SchedulerError
 from scheduler.lookup import file_of, lookup, read
 from scheduler.policy import Policy, Traits
@@ -108,11 +109,13 @@ def _choose(word: str, beside: Path) -> Chosen:
         raise InputError(str(error)) from error
     name = type(made).__name__ if found else word
     digest = _digest(found[1] if found else word, source, made)
-    return Chosen(name, at, "", _reads_like(made), digest, source)
+    return Chosen(name, at, "", _reads_like(made, word), digest, source)
 
 
-def _reads_like(policy: Policy) -> str:
+def _reads_like(policy: Policy, word: str) -> str:
     """The built-in policy whose `reads` it is."""
+    if isinstance(policy, Ablation):
+        return word
     owner = next((base for base in type(policy).__mro__ if "reads" in vars(base)), type(policy))
     module = owner.__module__
     return module.removeprefix(BUILT_IN).replace("_", "-") if module.startswith(BUILT_IN) else ""

@@ -12,6 +12,7 @@ import msgspec
 from testbed.bound import bound, reads_of
 from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError, RunFailed
+from testbed.ideal import as_played, require_io
 from testbed.policies import Chosen
 from testbed.results.events import write_events
 from testbed.results.metrics import RunData, measure
@@ -97,6 +98,8 @@ def play(
     Unless `fresh`, finished runs below `root` stand for those that would only repeat them.
     """
     require_size(experiment, world)
+    if world == EMULATED:
+        require_io(policies)
     for policy in policies:  # what cannot be laid out fails before anything is created
         Layout(experiment, workload, policy, Path(), Path())
     folder = new_folder(root, name)
@@ -173,7 +176,11 @@ def _play_one(
     result = measure(
         run,
         lambda turns, offered: bound(
-            experiment, turns, reads_of(policy.reads_like), len(workload.agents), offered
+            as_played(experiment, policy),
+            turns,
+            reads_of(policy.reads_like),
+            len(workload.agents),
+            offered,
         ),
         layout.pipeline_turns,
     )

@@ -15,7 +15,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A model: KV bytes of a token and layer, prefill time of one GPU, decode time a token.
 
     One GPU computes `appended` tokens on `cached` ones in
-    `appended x (per_token_s + per_pair_s x (cached + appended / 2))` seconds.
+    `appended x (per_token_s + per_pair_s x (cached + appended / 2))` seconds. Of `per_token_s`,
+    `expert_per_token_s` is the experts' part, which a group's GPUs compute together.
     """
 
     name: Name
@@ -23,12 +24,18 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     layers: Annotated[int, Meta(ge=1, le=1000)]
     per_token_s: Annotated[float, Meta(ge=1e-12, le=1)]
     per_pair_s: Annotated[float, Meta(ge=0, le=1)]
+    expert_per_token_s: Annotated[float, Meta(ge=0, le=1)] = 0.0
     tpot_s: Annotated[float, Meta(ge=1e-5, le=10)]
 
     @property
     def kv_bytes_per_token(self) -> float:
         """KV bytes of one token in all layers."""
         return self.kv_bytes_per_token_layer * self.layers
+
+    def attention_s(self, cached_tokens: float, appended_tokens: float) -> float:
+        """The part of `prefill_gpu_s` that the request's own GPU computes."""
+        experts_s = appended_tokens * self.expert_per_token_s
+        return self.prefill_gpu_s(cached_tokens, appended_tokens) - experts_s
 
     def prefill_gpu_s(self, cached_tokens: float, appended_tokens: float) -> float:
         """Seconds of one GPU over all layers."""

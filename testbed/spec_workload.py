@@ -33,7 +33,8 @@ class FixedWorkload(
     """Agents whose turns have given averages, by default the paper's 64K set (Table 2).
 
     `mid_decode` is the share of agents whose first turn generates only a random remainder;
-    `spread` s draws each agent's context from (1 - s, 1 + s) times the average.
+    `spread` s draws each agent's context from (1 - s, 1 + s) times the average; `appends` says
+    whether turns append alike, or exponentially distributed lengths.
     """
 
     turns: Annotated[int, Meta(ge=1, le=1000)] = 2
@@ -43,6 +44,7 @@ class FixedWorkload(
     generate_tokens: Tokens = 176
     mid_decode: Annotated[float, Meta(ge=0, le=1)] = 0.5
     spread: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    appends: Literal["equal", "exponential"] = "equal"
 
 
 class WekaWorkload(

@@ -37,7 +37,11 @@ RESOURCES = (
     Resource("CNIC", ("hardware.cnic_bytes_per_s",)),
     Resource("DRAM bandwidth", ("hardware.dram_bytes_per_s",)),
     Resource("decode HBM", ("hardware.hbm_kv_bytes_per_gpu",)),
-    Resource("GPU", ("model.per_token_s", "model.per_pair_s"), per_unit=True),
+    Resource(
+        "GPU",
+        ("model.per_token_s", "model.per_pair_s", "model.expert_per_token_s"),
+        per_unit=True,
+    ),
     Resource("decisions", ("engine.fetch_period_s",), per_unit=True),
     Resource("reads in flight", ("engine.reads_in_flight",)),
 )

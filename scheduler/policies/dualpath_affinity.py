@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from scheduler import path
 from scheduler.affinity import de_group
 from scheduler.cluster import Cluster
 from scheduler.decode import DecodeQueue
@@ -23,11 +24,11 @@ class DualPathAffinity(Affinity):
         """
         block_tokens = cluster.spec.block_tokens
         pe_node, de_node = cluster.node_of(pe), cluster.node_of(de)
-        pe_tokens = pe_node.read_queue_tokens - cached[Side.PE] * block_tokens
-        de_tokens = de_node.read_queue_tokens - cached[Side.DE] * block_tokens
+        pe_tokens = path.left_tokens(cluster, pe_node) - cached[Side.PE] * block_tokens
+        de_tokens = path.left_tokens(cluster, de_node) - cached[Side.DE] * block_tokens
         if pe_tokens != de_tokens:
             return Side.PE if pe_tokens < de_tokens else Side.DE
-        return Side.PE if pe_node.last_read <= de_node.last_read else Side.DE
+        return Side.PE if pe_node.read_tokens <= de_node.read_tokens else Side.DE
 
 
 POLICY = DualPathAffinity

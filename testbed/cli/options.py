@@ -14,6 +14,7 @@ from testbed.cli.progress import Bars
 from testbed.errors import InputError
 from testbed.external.met import met
 from testbed.facts import facts, text
+from testbed.ideal import require_io
 from testbed.policies import choose
 from testbed.results.picture import show
 from testbed.results.schema import Comparison
@@ -119,6 +120,8 @@ def play_and_tell(
     require_world(world)
     require_size(experiment, world)
     policies = met(policies, experiment, workload)
+    if world == EMULATED:
+        require_io(policies)
     talk = Console(stderr=True)
     said = facts(path.name, experiment, workload, policies)
     for warning in said.warnings:

@@ -29,6 +29,7 @@ from testbed.cluster import (
     group_name,
     prefill_lane_tokens,
 )
+from testbed.ideal import as_played
 from testbed.policies import Chosen
 from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
@@ -52,7 +53,7 @@ class Layout:
     def __init__(
         self, experiment: Experiment, workload: Workload, policy: Chosen, folder: Path, cache: Path
     ) -> None:
-        self._experiment = experiment
+        self._experiment = as_played(experiment, policy)
         self._workload = workload
         self._folder = folder
         self._cache = cache
@@ -106,7 +107,7 @@ class Layout:
     def _batch_turns(self) -> int:
         """Mean turns of a lane's full forward, as far as the node's buffers feed it."""
         traits, mean = self.traits, self.means
-        turn_s = self._experiment.model.prefill_gpu_s(mean.hit_tokens, mean.computed_tokens)
+        turn_s = self._experiment.model.attention_s(mean.hit_tokens, mean.computed_tokens)
         buffered = buffer_tokens(self._experiment) / mean.prompt_tokens
         limits = [buffered / self._experiment.cluster.gpus_per_node]
         if traits.quota_s is not None:
@@ -241,14 +242,14 @@ class Layout:
         return self._decode_host(host, node, lanes)
 
     def _prefill_host(self, host: str, node: str, lanes: tuple[str, ...]) -> HostPlan:
-        experiment = self._experiment
+        experiment, model = self._experiment, self._experiment.model
         config = PrefillConfig(
             host=host,
             lanes=lanes,
             group=self._group(node),
             kv=self._kv_shape,
             traits=self.traits,
-            gpu=GpuTime(experiment.model.per_token_s, experiment.model.per_pair_s),
+            gpu=GpuTime(model.per_token_s, model.per_pair_s, model.expert_per_token_s),
             pool_tokens=len(lanes) * prefill_lane_tokens(experiment),
             buffers=self._buffers,
             client=AGENTS,

@@ -4,7 +4,7 @@ import anyio
 import pytest
 from fakes import FakeClock, FakeTransport, Network, play
 
-from engines.collective import Collective
+from engines.collective import Collective, Step
 from engines.config import GroupConfig
 from engines.errors import DeadlineExceeded
 from engines.messages import Barrier, Join
@@ -27,11 +27,11 @@ async def listen(host: str, one: Collective, network: Network) -> None:
 
 def test_the_slowest_engines_time_is_everybodys_and_layers_wait_for_all() -> None:
     ended: dict[str, list[float]] = {host: [] for host in HOSTS}
-    joined: dict[str, tuple[float, float]] = {}
+    joined: dict[str, Step] = {}
 
     async def step(host: str, one: Collective, layer_s: float, late_s: float) -> None:
         await anyio.sleep(late_s)
-        joined[host] = await one.join(layer_s, anyio.current_time())
+        joined[host] = await one.join(layer_s, layer_s / 10, anyio.current_time())
         for layer in range(3):
             await anyio.sleep(layer_s)
             end_s = await one.barrier(layer, anyio.current_time())
@@ -53,7 +53,9 @@ def test_the_slowest_engines_time_is_everybodys_and_layers_wait_for_all() -> Non
         assert len(loads) == 6 and {len(load) for load in loads} == {16}
 
     play(test)
-    assert joined["a"] == joined["b"] == (0.3, pytest.approx(1.0))
+    # The slowest attention, the mean of what all bring for the experts, and the latest start.
+    assert joined["a"] == joined["b"] == (0.3, pytest.approx(0.02), pytest.approx(1.0))
+    assert joined["a"].layer_s == pytest.approx(0.32)
     for host in HOSTS:
         assert ended[host] == pytest.approx([1.3, 1.6, 1.9])
 
@@ -62,14 +64,14 @@ def test_a_peer_may_be_a_step_ahead() -> None:
     async def test() -> None:
         one = collective("a", Network())
         assert not one.called
-        one.hear("b", Join(0, 0.5, 2.0))
+        one.hear("b", Join(0, 0.5, 0.25, 2.0))
         assert one.called
         one.hear("b", Barrier(0, 0, 2.5, b""))
-        one.hear("b", Join(1, 0.7, 4.0))
-        assert await one.join(0.1, 3.0) == (0.5, 3.0)
+        one.hear("b", Join(1, 0.7, 0.0, 4.0))
+        assert await one.join(0.1, 0.75, 3.0) == (0.5, 0.5, 3.0)
         assert await one.barrier(0, 2.1) == 2.5
         assert one.called
-        assert await one.join(0.9, 3.0) == (0.9, 4.0)
+        assert await one.join(0.9, 0.0, 3.0) == (0.9, 0.0, 4.0)
         assert not one.called
 
     play(test)
@@ -78,8 +80,8 @@ def test_a_peer_may_be_a_step_ahead() -> None:
 def test_a_barrier_of_another_layer_or_step_does_not_count() -> None:
     async def test() -> None:
         one = collective("a", Network())
-        one.hear("b", Join(0, 0.5, 2.0))
-        await one.join(0.1, 2.0)
+        one.hear("b", Join(0, 0.5, 0.25, 2.0))
+        await one.join(0.1, 0.0, 2.0)
         one.hear("b", Barrier(0, 1, 2.5, b""))
         one.hear("b", Barrier(1, 0, 2.5, b""))
         with pytest.raises(DeadlineExceeded, match="peers of step 0"):
@@ -92,7 +94,7 @@ def test_a_group_of_one_exchanges_nothing() -> None:
     async def test() -> None:
         network = Network()
         one = collective("a", network, ("a",))
-        assert await one.join(0.25, 1.0) == (0.25, 1.0)
+        assert await one.join(0.25, 0.5, 1.0) == (0.25, 0.5, 1.0)
         assert await one.barrier(0, 1.25) == 1.25
         assert not network.log and not one.called
 

@@ -9,6 +9,7 @@ from fakes import LAYERS, FakeClock, FakeCompute, FakeTransport, Network
 from engines.config import GpuTime
 from engines.messages import Barrier, Drain, FirstToken, LayerDone, LayerLoaded, Pull, TurnFailed
 from engines.prefill import Prefill
+from engines.prefill_turn import Forward
 from engines.seams.transport import TrafficClass
 from scheduler.policy import Traits
 from scheduler.types import ReadExtent, Side
@@ -281,3 +282,52 @@ def test_reports_count_prompts_that_wait_or_run() -> None:
     (engine,) = cluster.reports("pe0")[0].engines
     assert (engine.engine, engine.requests, engine.tokens, engine.seen) == ("pe0/0", 2, 44, 2)
     assert engine.free_hbm_tokens == 400 - 2 * 24
+
+
+def test_lanes_wait_for_the_slowest_attention_and_share_the_experts() -> None:
+    async def test(cluster: Cluster) -> None:
+        await cluster.assign(cluster.turn(3, 20, 0, 4))
+        await anyio.sleep(0.001)  # the others queue behind it
+        await cluster.assign(cluster.turn(1, 8, 0, 4), lane=0)
+        await cluster.assign(cluster.turn(2, 40, 0, 4), lane=1)
+        await cluster.end_of(1, 2, 3)
+
+    gpu = GpuTime(GPU_S, 0.0, 0.4 * GPU_S)
+    _, forward = with_cluster(test, Setup(lanes=2, gpu=gpu)).prefill.forwards
+    experts_s = 48 * 0.4 * GPU_S / 2
+    assert forward.compute_s == pytest.approx(40 * 0.6 * GPU_S + experts_s)
+    lanes_s = (8 * 0.6 * GPU_S + experts_s, 40 * 0.6 * GPU_S + experts_s)
+    assert forward.lanes_s == pytest.approx(lanes_s)
+    assert sum(forward.lanes_s) == pytest.approx(48 * GPU_S)  # nothing is lost in the split
+
+
+def uneven(lanes: int, traits: Traits) -> list[Forward]:
+    """Forwards over turns that append 4 to 32 tokens, dealt to the lanes in turn."""
+
+    async def test(cluster: Cluster) -> None:
+        appends = [4, 32, 4, 8, 4, 16, 4, 32, 8, 4, 4, 16, 32, 4, 4, 8]
+        await cluster.assign(cluster.turn(99, 10, 0, 1))
+        await anyio.sleep(0.001)  # the others queue behind it
+        for number, append in enumerate(appends):
+            await cluster.assign(cluster.turn(number, append, 0, 1), lane=number % lanes)
+        await cluster.end_of(*range(len(appends)))
+
+    return list(with_cluster(test, Setup(lanes=lanes, traits=traits)).prefill.forwards)[1:]
+
+
+def unevenness(forwards: list[Forward]) -> float:
+    """Time of the slowest lane over that of the mean one, of all forwards together."""
+    slowest = sum(max(forward.lanes_s) for forward in forwards)
+    return slowest / sum(sum(forward.lanes_s) / len(forward.lanes_s) for forward in forwards)
+
+
+def test_the_quota_evens_lanes_in_lockstep_and_gains_nothing_for_one_gpu_alone() -> None:
+    whole = Traits(layerwise=True)
+    quota = Traits(layerwise=True, quota_s=0.08)
+    without, with_quota = (uneven(4, traits) for traits in (whole, quota))
+    # While every lane still has work: after that, one alone is left whatever is packed.
+    full = [forward for forward in with_quota if min(forward.lanes_s) > 0]
+    assert unevenness(without) > 1.3
+    assert unevenness(full) < 1.05
+    ends_s = [uneven(1, traits)[-1].end_s for traits in (whole, quota)]
+    assert ends_s[0] == pytest.approx(ends_s[1])

@@ -92,11 +92,11 @@ def test_a_forward_fills_the_quota_in_order_and_never_breaks_it(
         chunk.tokens == candidate.pending_tokens
         for chunk, candidate in zip(chunks[:-1], candidates, strict=False)
     )
-    spent_s = sum(chunk.gpu_s for chunk in chunks)
+    spent_s = sum(chunk.attention_s for chunk in chunks)
     assert spent_s <= quota_s + 1e-9
     last = candidates[len(chunks) - 1]
     if chunks[-1].tokens < last.pending_tokens:
-        one_more_s = attention(last.cached_tokens, chunks[-1].tokens + 1) - chunks[-1].gpu_s
+        one_more_s = attention(last.cached_tokens, chunks[-1].tokens + 1) - chunks[-1].attention_s
         assert spent_s + one_more_s > quota_s - 1e-9
     elif len(chunks) < len(candidates):
         following = candidates[len(chunks)]

@@ -227,3 +227,19 @@ def test_odd_traces(tmp_path: Path, content: bytes, says: str) -> None:
 def test_a_name_that_no_file_can_have() -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_sessions(Path("a\0b"))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_drawn_appends_keep_the_average_and_are_as_uneven_as_an_exponential(seed: int) -> None:
+    spec = FixedWorkload(agents=400, turns=4, spread=0.9, appends="exponential")
+    workload = build_workload(spec, seed)
+    appends = [turn.append_tokens for agent in workload.agents for turn in agent.turns]
+    mean = sum(appends) / len(appends)
+    assert mean == pytest.approx(429, rel=0.002)
+    deviation = (sum((append - mean) ** 2 for append in appends) / len(appends)) ** 0.5
+    assert deviation / mean == pytest.approx(1.0, abs=0.02)
+    assert min(appends) >= 1 and "exponentially" in workload.rule
+    found = contexts(workload)
+    assert sum(found) / len(found) == pytest.approx(32_721, abs=BLOCK_TOKENS / 2 + 1)
+    # An agent's turns differ among themselves: sizes are not dealt out agent by agent.
+    assert len({turn.append_tokens for turn in workload.agents[0].turns}) > 1

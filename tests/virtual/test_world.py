@@ -123,12 +123,12 @@ def test_a_slow_memory_binds_where_its_closed_form_says(
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupt_ends_it_at_once_in_one_line(tmp_path: Path, times: int) -> None:
-    command = words("run", "2p4d.yaml", tmp_path, "workload.turns=40")  # for half a minute
+    command = words("run", "2p4d-27b.yaml", tmp_path, "workload.turns=40")  # for half a minute
     with subprocess.Popen(
         [sys.executable, "-m", "testbed.cli.main", *command], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
-        folder = tmp_path / "2p4d-1" / "dualpath"  # made when the world begins
+        folder = tmp_path / "2p4d-27b-1" / "dualpath"  # made when the world begins
         end = time.monotonic() + 60
         while not folder.exists() and time.monotonic() < end:
             time.sleep(0.02)  # the period of a poll with a deadline
