@@ -1,0 +1,54 @@
+"""Finished runs on disk: found by folder, by number, or as the newest of a name."""
+
+import re
+from pathlib import Path
+
+from testbed.errors import InputError
+from testbed.results.scheduler_log import NAME
+from testbed.session import MARK
+from testbed.yamlfile import nearest
+
+NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d+)")
+
+
+def find_run(word: str, root: Path) -> Path:
+    """A folder, a folder's name below `root`, or the newest run of that name.
+
+    Raises InputError with the nearest name.
+    """
+    for folder in (Path(word), root / word):
+        if (folder / MARK).is_file():
+            return folder
+    folders = [path.parent for path in root.glob(f"*/{MARK}")]
+    names: dict[str, list[tuple[int, int, Path]]] = {}
+    for folder in folders:
+        if numbered := NUMBERED.fullmatch(folder.name):
+            made_ns = (folder / MARK).stat().st_mtime_ns
+            age = (made_ns, int(numbered["number"]), folder)  # numbers that `clean` freed return
+            names.setdefault(numbered["name"], []).append(age)
+    if word in names:
+        return max(names[word])[-1]
+    known = [*names, *(folder.name for folder in folders)]
+    hint = nearest(word, known, "run") if known else "play one with testbed run or compare"
+    raise InputError(f"no run {word!r} in {root}; {hint}")
+
+
+def policy_folders(run: Path) -> dict[str, Path]:
+    """The folder of each policy that has a log, in the order in which they were played."""
+    logs = sorted(run.glob(f"*/{NAME}"), key=lambda log: log.stat().st_mtime_ns)
+    if not logs:
+        raise InputError(
+            f"{run} has no log of a scheduler's decisions ({NAME}); play its experiment again"
+        )
+    return {log.parent.name: log.parent for log in logs}
+
+
+def policy_folder(run: Path, policy: str | None) -> Path:
+    """That of a policy, by default of the last one; raises InputError with the nearest name."""
+    folders = policy_folders(run)
+    if policy is None:
+        return list(folders.values())[-1]
+    if policy not in folders:
+        known = nearest(policy, list(folders), "policy")
+        raise InputError(f"{run} has no run of policy {policy!r}; {known}")
+    return folders[policy]
