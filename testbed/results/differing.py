@@ -69,7 +69,8 @@ class Differing(msgspec.Struct, frozen=True):
     """What `explain --differing --json` prints.
 
     `turns` are done under both policies, `left_out` are not. `totals` are of all turns, those
-    placed alike included; `differences` are the largest ones in turn JCT.
+    placed alike included. `costly` are the differently placed turns that take longer under the
+    second policy, by how much; where these are too many, `gained` are the other end of the list.
     """
 
     run: str
@@ -78,17 +79,19 @@ class Differing(msgspec.Struct, frozen=True):
     turns: int
     left_out: int
     totals: tuple[Total, ...]
-    differences: tuple[Difference, ...]
+    costly: tuple[Difference, ...]
+    gained: tuple[Difference, ...]
 
 
 def differing(first: Path, second: Path, most: int) -> Differing:
-    """Two policies' folders compared, with at most so many single turns."""
+    """Two policies' folders compared, with at most so many single turns, from both ends."""
     ours, theirs = read_turns(first / "events.jsonl"), read_turns(second / "events.jsonl")
     found = list(_differences(ours, theirs))
     ranked = sorted(
         (difference for difference in found if difference.kind != ALIKE),
-        key=lambda difference: (-abs(difference.cost_s), difference.request),
+        key=lambda difference: (-difference.cost_s, difference.request),
     )
+    cut = len(ranked) > most
     return Differing(
         run=str(first.parent),
         first=first.name,
@@ -96,7 +99,8 @@ def differing(first: Path, second: Path, most: int) -> Differing:
         turns=len(found),
         left_out=len(ours.keys() | theirs.keys()) - len(found),
         totals=totals(found),
-        differences=tuple(ranked[:most]),
+        costly=tuple(ranked[: -(-most // 2)] if cut else ranked),
+        gained=tuple(ranked[len(ranked) - most // 2 :] if cut else ()),
     )
 
 

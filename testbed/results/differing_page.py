@@ -21,9 +21,9 @@ def show(found: Differing, console: Console) -> None:
     console.print(f"{found.second} against {found.first} · {found.run}", style="bold", markup=False)
     console.print(head, highlight=False)
     console.print(_totals(found), highlight=False)
-    if found.differences:
+    if found.costly:
         console.print()
-        console.print(_turns(found), highlight=False)
+        console.print(_turns(found, differ), highlight=False)
     console.print(NOTE, highlight=False)
 
 
@@ -38,31 +38,31 @@ def _totals(found: Differing) -> Table:
     return table
 
 
-def _turns(found: Differing) -> Table:
+def _turns(found: Differing, differ: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for head in ("request", "turn"):
         table.add_column(head, justify="right")
     for name in (found.first, found.second):
         table.add_column(name)
-    for head in ("TTFT, s", "", "turn JCT, s", ""):
+    for head in ("TTFT, s", "", "turn JCT, s"):
         table.add_column(head, justify="right")
-    for each in found.differences:
+    for number, each in enumerate((*found.costly, *found.gained)):
+        if found.gained and number == len(found.costly):
+            more = differ - len(found.costly) - len(found.gained)
+            table.add_row("…", "", f"{more:,} more")
         table.add_row(
             str(each.request),
             f"{each.agent}.{each.turn}",
             *(_placed(placed) for placed in (each.first, each.second)),
-            *_change(*each.ttft_s),
-            *_change(*each.jct_s),
+            f"{each.ttft_s[0]:.2f} > {each.ttft_s[1]:.2f}",
+            _signed(each.ttft_s[1] - each.ttft_s[0]),
+            _signed(each.cost_s),
         )
     return table
 
 
 def _placed(placed: Placed) -> Text:
     return Text(f"{placed.pe} {placed.de} {placed.read}")
-
-
-def _change(first_s: float, second_s: float) -> tuple[str, Text]:
-    return f"{first_s:.2f} > {second_s:.2f}", _signed(second_s - first_s)
 
 
 def _signed(seconds: float) -> Text:

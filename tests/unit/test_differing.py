@@ -60,9 +60,12 @@ def test_differences_are_ranked_and_totalled_by_kind(tmp_path: Path) -> None:
     found = differing(first, second, 2)
     assert (found.first, found.second) == ("basic", "dualpath")
     assert (found.turns, found.left_out) == (4, 1)
-    assert [(d.request, d.kind, d.cost_s) for d in found.differences] == [
-        (2, "read", 3.0), (1, "read", -1.0),
-    ]  # fmt: skip
+    ends = [[(d.request, d.kind, d.cost_s) for d in end] for end in (found.costly, found.gained)]
+    assert ends == [[(2, "read", 3.0)], [(1, "read", -1.0)]]
+    whole = differing(first, second, 3)
+    assert [d.request for d in whole.costly] == [2, 3, 1] and not whole.gained
+    none = differing(first, second, 0)
+    assert not none.costly and not none.gained and none.totals == whole.totals
     assert [(t.kind, t.turns, t.ttft_s, t.jct_s) for t in found.totals] == [
         ("read", 2, -0.25, 1.0), ("DE", 1, 1.0, 0.5), (ALIKE, 1, 0.25, 0.0),
     ]  # fmt: skip
@@ -71,7 +74,7 @@ def test_differences_are_ranked_and_totalled_by_kind(tmp_path: Path) -> None:
 def test_turns_that_are_not_done_are_left_out(tmp_path: Path) -> None:
     turn = {1: ("pe0", "de0", "pe", 1.0, 5.0)}
     found = differing(log(tmp_path / "a", turn), log(tmp_path / "b", turn, ends=False), 5)
-    assert (found.turns, found.left_out, found.totals, found.differences) == (0, 1, (), ())
+    assert (found.turns, found.left_out, found.totals, found.costly) == (0, 1, (), ())
 
 
 def test_a_log_that_is_not_there_or_none(tmp_path: Path) -> None:

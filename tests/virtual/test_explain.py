@@ -187,7 +187,7 @@ def test_turns_placed_differently(runs: Path, capsys: pytest.CaptureFixture[str]
     assert code == 0
     told = json.loads(out)
     assert told["turns"] == 60 == sum(total["turns"] for total in told["totals"])
-    one = told["differences"][0]
+    one = told["costly"][0]
     parts = [name for name, key in (("PE", "pe"), ("DE", "de"), ("read", "read"))
              if one["first"][key] != one["second"][key]]  # fmt: skip
     assert parts and one["kind"] == ", ".join(parts)
@@ -198,8 +198,8 @@ def test_turns_placed_differently(runs: Path, capsys: pytest.CaptureFixture[str]
         ttft_s = each.later_s["first_token"] - each.why.arrived_s
         # The client submits a message before the scheduler hears of it.
         assert one["ttft_s"][number] == pytest.approx(ttft_s, abs=1e-3)
-    costs = [abs(each["jct_s"][1] - each["jct_s"][0]) for each in told["differences"]]
-    assert costs == sorted(costs, reverse=True)
+    costs = [each["jct_s"][1] - each["jct_s"][0] for each in told["costly"]]
+    assert costs == sorted(costs, reverse=True) and told["gained"] == []
     code, out, _ = asked(runs, capsys, *pair, "--top", "1")
     assert code == 0 and "turns placed differently" in out
     assert f"{one['agent']}.{one['turn']}" in out
