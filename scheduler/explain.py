@@ -113,7 +113,10 @@ class Explainer:
     def _decode(self, cluster: Cluster, found: Explanation, chosen: EngineBook) -> Choice:
         engines = self._among(cluster, chosen)
         queue = _part(self._policy, DecodeQueue)
-        if queue is None:
+        # Whoever decides by the queue has drained it by now, this request to the chosen group.
+        drained = found.drained is not None and found.drained.group == chosen.group.name
+        if queue is None or queue.waiting or not drained:
+            found.drained = None
             needed = cluster.hbm_tokens(found.request)
             books = reasons.decode_books(engines, needed)
             return self._choice(cluster, found, chosen, books, "")

@@ -1,5 +1,6 @@
 """What is said of a decision is what decided it, and looking changes nothing."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from scheduler.errors import SchedulerError
 from scheduler.explain import Explainer, Follower
 from scheduler.lookup import lookup
 from scheduler.policies.dualpath import DualPath
+from scheduler.policy import Placement
 from scheduler.reasons import Explanation
 from scheduler.scheduler import Scheduler
 from scheduler.types import (
@@ -196,6 +198,26 @@ def test_a_policy_adds_its_own_scores_and_the_papers_rule_stands_beside() -> Non
     assert found.decode.scores == {"asked": "d1/1", "live": 5}
     assert found.reading.scores == {"asked": None, "live": 5}
     assert found.reading.paper is Side.PE and found.decision.reads[0].side is Side.DE
+
+
+class OwnDecode(DualPath):
+    """Has the queue, and a rule of its own: the last engine of whoever fetches."""
+
+    def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+        if cluster.groups[group].side is Side.PE:
+            yield from super().fetch(cluster, group)
+            return
+        for request in self._decode.waiting:
+            self._decode.drop(request.id)
+            yield Placement(request.id, cluster.groups[group].engines[-1].name)
+
+
+def test_a_queue_that_does_not_decide_gives_no_reasons() -> None:
+    found = explain_events(OwnDecode(), story_of_one(), (None, 5))
+    assert found.decode is not None and found.decode.engine == "d0/1"
+    assert found.decode.paper == "" and found.room is None and found.drained is None
+    assert [c.why_not for c in found.decode.candidates] == ["", ""]
+    assert found.prefill is not None and found.prefill.paper == "p0/0"
 
 
 def test_scores_that_are_no_dict_are_refused() -> None:
