@@ -33,6 +33,7 @@ from testbed.results.schema import Comparison
     "--differing", type=click.IntRange(1), metavar="N",
     help="Also list N turns that were placed differently than under the first policy.",
 )  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 def command(
     experiment: Path,
     seed: int | None,
@@ -48,8 +49,13 @@ def command(
     seeds: str | None,
     processes: int,
     differing: int | None,
+    fresh: bool,
 ) -> int:
-    """Play EXPERIMENT under each policy and say who wins, by how much, and why."""
+    """Play EXPERIMENT under each policy and say who wins, by how much, and why.
+
+    A policy is played once for the same experiment, seed, world and code: what is unchanged since
+    a run in RUNS is taken from there, and said to be.
+    """
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if differing is not None and (seeds is not None or as_json):
@@ -65,7 +71,7 @@ def command(
             experiment, spec, names, seeds, processes, runs, require, as_json, world
         )
     return play_and_tell(
-        experiment, spec, plan, names, runs, require, as_json, world,
+        experiment, spec, plan, names, runs, require, as_json, world, fresh,
         lambda comparison: _list_differing(comparison, differing),
     )  # fmt: skip
 

@@ -110,6 +110,7 @@ def play_and_tell(
     require: str,
     as_json: bool,
     world: str = EMULATED,
+    fresh: bool = True,
     also: Callable[[Comparison], None] = lambda _: None,
 ) -> int:
     """Play, print, `also` what else was asked for, and return the verdict's exit code."""
@@ -122,7 +123,7 @@ def play_and_tell(
         talk.print(f"warning: {warning}", style="yellow", markup=False)
     talk.print(text(said, columns(talk)) + "\n", highlight=False, soft_wrap=True, markup=False)
     with Bars([policy.name for policy in policies], talk) as bars:
-        comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world)
+        comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world, fresh)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
     else:

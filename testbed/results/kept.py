@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import msgspec
+
 from testbed.errors import InputError
+from testbed.policies import folder_names
 from testbed.results.scheduler_log import NAME
 from testbed.session import MARK
 from testbed.yamlfile import nearest
@@ -33,14 +36,33 @@ def find_run(word: str, root: Path) -> Path:
     raise InputError(f"no run {word!r} in {root}; {hint}")
 
 
+class _Result(msgspec.Struct):
+    """Of a run's result, whose policies it has, in the order in which they were asked for."""
+
+    policies: dict[str, msgspec.Raw] = {}
+
+
 def policy_folders(run: Path) -> dict[str, Path]:
-    """The folder of each policy that has a log, in the order in which they were played."""
-    logs = sorted(run.glob(f"*/{NAME}"), key=lambda log: log.stat().st_mtime_ns)
-    if not logs:
+    """The folder of each policy that has a log, in the order in which they were asked for.
+
+    Raises InputError if there is none.
+    """
+    folders = {log.parent.name: log.parent for log in sorted(run.glob(f"*/{NAME}"))}
+    if not folders:
         raise InputError(
             f"{run} has no log of a scheduler's decisions ({NAME}); play its experiment again"
         )
-    return {log.parent.name: log.parent for log in logs}
+    try:
+        result = msgspec.json.decode((run / "result.json").read_bytes(), type=_Result)
+    except (OSError, msgspec.MsgspecError):  # it was stopped: some of its policies are there
+        return folders
+    names = list(result.policies)
+    asked = {folder: name for name, folder in zip(names, folder_names(names), strict=True)}
+    return {
+        asked.get(folder, folder): folders[folder]
+        for folder in [*asked, *folders]
+        if folder in folders
+    }
 
 
 def policy_folder(run: Path, policy: str | None) -> Path:

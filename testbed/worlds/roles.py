@@ -22,6 +22,7 @@ from engines.seams.transport import Transport
 from engines.service import Service
 from engines.storage import Storage
 from testbed.worlds.account import HostAccount
+from testbed.worlds.guard import no_endless_decision
 from testbed.worlds.plan import RoleConfig
 from testbed.worlds.recorded import recorded
 
@@ -76,7 +77,8 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             with recorded(role, sides.policy_knobs, sides.folder) as scheduler:
                 service = Service(role, clock, transport, scheduler)
                 sides.meet(service.waits)
-                await service.run()
+                with no_endless_decision():
+                    await service.run()
             account.decided, account.counts = service.decided, dict(service.ended)
         case AgentsConfig():
             agents = Agents(role, clock, transport, sides.author, sides.progress)

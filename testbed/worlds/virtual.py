@@ -14,7 +14,7 @@ import anyio
 
 from engines.agents import OPENING_CHAINS, AgentPlan, AgentsConfig, TurnRecord
 from engines.config import DecodeConfig, PrefillConfig, StorageConfig
-from engines.errors import EngineError
+from engines.errors import VirtualDeadlock
 from engines.kv import blocks, storage_of
 from engines.modelled.clock import VirtualClock
 from engines.modelled.compute import PacedCompute
@@ -27,12 +27,13 @@ from engines.modelled.transport import FluidTransport, Wires
 from engines.modelled.watch import Watch
 from engines.seams.compute import Compute
 from engines.seams.store import Store
+from scheduler.errors import DualPathError, PolicyFailed
 from testbed.errors import RunFailed
 from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
 from testbed.results.utilisation import capacities
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.held import HeldKv
-from testbed.worlds.plan import HostPlan, LabPlan, WirePlan
+from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, WirePlan
 from testbed.worlds.roles import Sides, play_role
 from testbed.worlds.samples import PortBytes, Sample, Samples
 from topologies.shape import ClusterShape, Port
@@ -53,14 +54,14 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     with _rare_collections():
         try:
             run_virtual(world.play)
-        except EngineError as error:
-            raise RunFailed(f"the virtual world stopped: {error}") from error
+        except DualPathError as error:
+            raise RunFailed(_told(error)) from error
         except BaseExceptionGroup as errors:
-            ours, others = errors.split(EngineError)
+            ours, others = errors.split(DualPathError)
             if ours is None or others is not None:
                 raise
             first = next(_leaves(ours))
-            raise RunFailed(f"the virtual world stopped: {first}") from first
+            raise RunFailed(_told(first)) from first
     return world.data(time.perf_counter() - began_s)
 
 
@@ -78,7 +79,16 @@ def _rare_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:
+def _told(error: DualPathError) -> str:
+    """What ended the world, and whether that is the policy's doing."""
+    if isinstance(error, PolicyFailed):
+        return str(error)
+    if isinstance(error, VirtualDeadlock) and SCHEDULER in error.hosts <= {SCHEDULER, AGENTS}:
+        return f"the policy leaves turns undecided, and every engine is idle: {error}"
+    return f"the virtual world stopped: {error}"
+
+
+def _leaves(group: BaseExceptionGroup[DualPathError]) -> Iterator[DualPathError]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _leaves(error)
@@ -105,6 +115,7 @@ class _World:
         self._kv = HeldKv(plan, self._author()) if plan.world.real_kv else None
         self._wires, self._transports = self._build_wires()
         self._watch = Watch(self.clock, self._wires)
+        self._watch.meet(SCHEDULER, lambda: ())  # first: of many who wait not all are named
         self._accounts = {
             host.name: HostAccount(host.name, type(host.role).__name__, 0.0, 0.0, 0)
             for host in plan.hosts
