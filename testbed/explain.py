@@ -31,6 +31,7 @@ class Explained(msgspec.Struct, frozen=True):
 
     `asked` tells whether the policy could be asked again; else its reasons are its own, and there
     are the books alone. `later_s` is when what follows the decision happened, in target seconds.
+    `failure` is what ended the run before the request was decided, if something did.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Explained(msgspec.Struct, frozen=True):
     asked: bool
     why: Explanation
     later_s: dict[str, float]
+    failure: str = ""
 
 
 def wanted(word: str) -> tuple[int | None, int]:
@@ -65,7 +67,9 @@ def explain(folder: Path, word: str) -> Explained:
     explainer = Explainer(hello.cluster, policy, request)
     decide = _follow(hello, explainer) if policy is None else _ask(hello, policy, explainer)
     arrived: list[Arrived] = []
-    for step in steps(lines):
+    failure = ""
+    said = steps(lines)
+    for step in said:
         if isinstance(step.event, Arrived):
             arrived.append(step.event)
         explainer.before(step.event)
@@ -73,6 +77,9 @@ def explain(folder: Path, word: str) -> Explained:
             made = decide(step.event, step.recorded)
             require_same(step._replace(made=tuple(made)))
         except (SchedulerError, RunFailed) as error:
+            if isinstance(error, SchedulerError) and next(said, None) is None:
+                failure = str(error)  # what ended the run ends its replay
+                break
             raise NotReproduced(
                 f"{folder}: {error}; the code of {folder.name} or of the scheduler is another one "
                 "since: play it again"
@@ -83,7 +90,7 @@ def explain(folder: Path, word: str) -> Explained:
     if explainer.found is None:
         raise InputError(f"{folder} has no request {word}; {_known(request, arrived)}")
     later_s = _later_s(folder / "events.jsonl", explainer.found.request.id)
-    return Explained(str(folder.parent), folder.name, asked, explainer.found, later_s)
+    return Explained(str(folder.parent), folder.name, asked, explainer.found, later_s, failure)
 
 
 def _policy(hello: Hello, folder: Path) -> Policy:

@@ -30,14 +30,15 @@ def _parts(explained: Explained) -> Iterator[RenderableType]:
     yield _head(explained)
     yield _timeline(explained)
     if why.decision is None:
-        yield Text("The run's log ends before it is decided.", style="yellow")
+        ended = f": {explained.failure}" if explained.failure else "."
+        yield Text(f"The run ended before it was decided{ended}", style="yellow")
     if not explained.asked:
         yield Text("\nIts scheduler is another process: its reasons are its own. The books then:")
     sections = [(why.prefill, _prefill), (why.decode, _decode)]
     made = [(choice, section) for choice, section in sections if choice is not None]
     for choice, section in sorted(made, key=lambda part: part[0].at_s):
         yield Group(Text(), *section(why, choice))
-    if why.reading is not None:
+    if why.reading is not None and why.decision is not None:
         yield Group(Text(), *_reading(why.reading, why.decision))
 
 
@@ -176,8 +177,8 @@ def _drained(drained: Drained) -> Iterator[RenderableType]:
     yield Text()
 
 
-def _reading(reading: Reading, decision: Decision | None) -> Iterator[RenderableType]:
-    read_by = {read.side for read in decision.reads} if decision else set()
+def _reading(reading: Reading, decision: Decision) -> Iterator[RenderableType]:
+    read_by = {read.side for read in decision.reads}
     sides = [side for side in Side if side in read_by]
     if not sides:
         yield Text.assemble(("Read path", "bold"), ": it hits nothing")

@@ -97,6 +97,21 @@ def test_a_policy_of_a_file_is_asked_by_the_copy_in_its_run(
     assert "the rule of section 6.4 takes" in out
 
 
+def test_what_ended_a_run_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    file = tmp_path / "broken.py"
+    file.write_text(LONGER_QUEUE.replace("short =", "assert request.id != 9\n        short ="))
+    words = ["run", str(FILE), *SMALL, "--policy", f"{file}:LongerQueue"]
+    assert main([*words, "--runs", str(tmp_path / "runs")]) == 1
+    code, out, _ = asked(tmp_path / "runs", capsys, "1p2d", "9")
+    assert code == 0
+    assert "The run ended before it was decided: the policy failed on request 9 at broken.py" in out
+    code, out, _ = asked(tmp_path / "runs", capsys, "1p2d", "1")
+    assert code == 0 and "decided (seq" in out
+
+
 def with_log(runs: Path, tmp_path: Path, change: str) -> Path:
     """A copy of the run, its dualpath log changed."""
     copy = tmp_path / "copy"
