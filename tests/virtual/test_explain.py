@@ -13,7 +13,7 @@ from scheduler import protocol
 from scheduler.protocol import Decided, Hello
 from testbed.cli.main import main
 from testbed.explain import explain
-from testbed.results.kept import find_run, policy_folder
+from testbed.results.kept import find_run, policy_folder, policy_folders
 from testbed.results.scheduler_log import NAME, read_log
 from testbed.session import MARK
 
@@ -194,6 +194,17 @@ def test_the_newest_run_of_a_name(tmp_path: Path) -> None:
     assert find_run("1p2d", root) == root / "1p2d-1"
     assert find_run("1p2d-10", root) == root / "1p2d-10"
     assert find_run("1p2d-seeds", root) == root / "1p2d-seeds-1"
+
+
+def test_policies_are_in_the_order_in_which_they_were_asked_for(tmp_path: Path) -> None:
+    for folder in ("a", "x.py-B"):  # copies of reused runs are older than what is played
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / NAME).touch()
+    assert list(policy_folders(tmp_path)) == ["a", "x.py-B"]
+    (tmp_path / "result.json").write_text('{"policies": {"x.py:B": {}, "gone": {}, "a": {}}}')
+    found = policy_folders(tmp_path)
+    assert list(found.items()) == [("x.py:B", tmp_path / "x.py-B"), ("a", tmp_path / "a")]
+    assert policy_folder(tmp_path, None) == tmp_path / "a"
 
 
 def test_turns_placed_differently(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
