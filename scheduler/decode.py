@@ -28,6 +28,15 @@ class DecodeQueue:
         self._private: dict[str, dict[int, Request]] = {}
         self._group_of: dict[int, Group] = {}  # of each request in a private queue
 
+    @property
+    def waiting(self) -> list[Request]:
+        """Requests without a group, in their order."""
+        return list(self._waiting.values())
+
+    def private(self, group: str) -> list[Request]:
+        """Requests that wait for a DE of the group, in their order."""
+        return list(self._private.get(group, {}).values())
+
     def push(self, request: Request) -> None:
         """Queue an arrived request."""
         self._waiting[request.id] = request

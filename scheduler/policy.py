@@ -46,6 +46,9 @@ class Policy(Protocol):
     Placements are taken one at a time: each is in the books, its read included, before the
     next one is asked for. So a generator always sees the cluster as it left it. One that cannot
     be is thrown back to where it was yielded; None stands for no placements.
+
+    A policy may also have reasons of its own for `testbed explain`: `Explains` in
+    `scheduler/explain.py`.
     """
 
     traits: Traits

@@ -12,7 +12,7 @@ from scheduler.cluster import Cluster, Turn
 from scheduler.errors import SchedulerError
 from scheduler.failure import failed
 from scheduler.policy import Placement, Policy
-from scheduler.types import Arrived, ClusterSpec, Decision, Ended, Event, Fetch
+from scheduler.types import Arrived, ClusterSpec, Decision, Ended, Event, Fetch, Request
 
 
 class Decides(Protocol):
@@ -23,12 +23,29 @@ class Decides(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Looks at the books while something is decided, and changes nothing."""
+
+    def fetching(self, cluster: Cluster, group: str) -> None:
+        """The group's reports are booked, and nothing is placed yet."""
+        ...
+
+    def placing(self, cluster: Cluster, placement: Placement) -> None:
+        """An engine is chosen, and not booked yet."""
+        ...
+
+    def reading(self, cluster: Cluster, request: Request, pe: str, de: str) -> None:
+        """Both engines are booked, and the read path is not decided yet."""
+        ...
+
+
 class Scheduler:
     """One cluster under one policy; the same events always give the same decisions."""
 
-    def __init__(self, spec: ClusterSpec, policy: Policy) -> None:
+    def __init__(self, spec: ClusterSpec, policy: Policy, observer: Observer | None = None) -> None:
         self._cluster = Cluster(spec)
         self._policy = policy
+        self._observer = observer
         self._asked: tuple[str, int | None] = "", None  # for which decision, and on which request
 
     def handle(self, event: Event) -> list[Decision]:
@@ -45,6 +62,8 @@ class Scheduler:
             case Fetch():
                 self._cluster.report(event)
                 self._asked = "fetch", None
+                if self._observer is not None:
+                    self._observer.fetching(self._cluster, event.group)
             case Ended():
                 self._cluster.end(event.request_id)
                 self._asked = "ended", event.request_id
@@ -75,6 +94,8 @@ class Scheduler:
             turn = self._place(placement, placements)
             if turn.pe is not None and turn.de is not None:
                 self._asked = "reads", turn.request.id
+                if self._observer is not None:
+                    self._observer.reading(self._cluster, turn.request, turn.pe, turn.de)
                 reads = self._policy.reads(self._cluster, turn.request, turn.pe, turn.de)
                 path.check(self._cluster, turn.request, reads)
                 decisions.append(self._cluster.decide(turn.request.id, turn.pe, turn.de, reads))
@@ -89,6 +110,8 @@ class Scheduler:
                     f"a placement is {placement!r}; yield Placement(request.id, engine.name)"
                 )
             self._asked = self._asked[0], placement.request_id
+            if self._observer is not None:
+                self._observer.placing(self._cluster, placement)
             return self._cluster.place(placement.request_id, placement.engine)
         except SchedulerError as error:
             if isinstance(placements, Generator):

@@ -44,7 +44,7 @@ def opening(lines: Iterator[Line]) -> Hello:
 def replay(lines: Iterable[Line], scheduler: Decides) -> Iterator[Step]:
     """Feed what follows the log's opening to a scheduler, event by event."""
     seen = _Seen()
-    for step in _steps(lines):
+    for step in steps(lines):
         made = tuple(scheduler.handle(seen.told(step)))
         seen.decided(len(step.recorded), len(made))
         yield step._replace(made=made)
@@ -92,7 +92,7 @@ class _Seen:
         self._made += made
 
 
-def _steps(lines: Iterable[Line]) -> Iterator[Step]:
+def steps(lines: Iterable[Line]) -> Iterator[Step]:
     """Each event with the decisions behind it."""
     waiting: Step | None = None
     for number, line in enumerate(lines, 2):

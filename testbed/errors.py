@@ -24,3 +24,7 @@ class EnvironmentUnfit(TestbedError):
 
 class RunFailed(TestbedError):
     """A run ended before its work did."""
+
+
+class NotReproduced(TestbedError):
+    """A run that is decided once more is decided otherwise: the code changed since."""

@@ -32,6 +32,6 @@ def require_io(policies: Sequence[Chosen]) -> None:
     for policy in policies:
         if not policy.traits().io:
             raise InputError(
-                f"policy {policy.name} moves KV in no time, which the emulated world's links cannot; "
+                f"policy {policy.name} moves KV in no time, and real links take some; "
                 "play it in virtual time: --world virtual"
             )

@@ -131,6 +131,12 @@ def _digest(word: str, source: bytes | None, made: Policy) -> str:
     return found.hexdigest()
 
 
+def folder_names(names: Sequence[str]) -> list[str]:
+    """The folders of policies that results call so, in the same order."""
+    taken: set[str] = set()
+    return [_folder(name, taken) for name in names]
+
+
 def _folder(name: str, taken: set[str]) -> str:
     """A name that every file system takes, and none of those taken, whatever its case."""
     safe = UNSAFE.sub("-", name)[-LONGEST_FOLDER:].strip(".-") or "policy"

@@ -1,11 +1,19 @@
 """`testbed compare`: one experiment under several policies, side by side."""
 
+import os
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from testbed.cli.options import experiment_options, load, play_and_tell
 from testbed.cli.schedulers import scheduler_options, scheduler_word
+from testbed.cli.seeds import compare_over_seeds
+from testbed.errors import InputError
+from testbed.results import differing_page
+from testbed.results.differing import differing as differing_turns
+from testbed.results.kept import policy_folders
+from testbed.results.schema import Comparison
 
 
 @click.command("compare")
@@ -13,6 +21,18 @@ from testbed.cli.schedulers import scheduler_options, scheduler_word
 @click.option(
     "--policies", default="basic,dualpath", show_default=True,
     help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
+)  # fmt: skip
+@click.option(
+    "--seeds", metavar="N or LIST",
+    help="Play on N seeds, or on those of a list, and print 95 % intervals of the speed-ups.",
+)  # fmt: skip
+@click.option(
+    "--processes", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True,
+    help="With --seeds in the virtual world: runs played at a time.",
+)  # fmt: skip
+@click.option(
+    "--differing", type=click.IntRange(1), metavar="N",
+    help="Also list N turns that were placed differently than under the first policy.",
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 @scheduler_options
@@ -28,6 +48,9 @@ def command(
     runs: Path,
     as_json: bool,
     policies: str,
+    seeds: str | None,
+    processes: int,
+    differing: int | None,
     fresh: bool,
     scheduler_cmd: str | None,
     scheduler: str | None,
@@ -40,6 +63,33 @@ def command(
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     names = [name.strip() for name in policies.split(",") if name.strip()]
     process = scheduler_word(scheduler_cmd, scheduler)
+    if differing is not None and (seeds is not None or as_json):
+        other = "--seeds" if seeds is not None else "--json"
+        raise InputError(
+            f"--differing does not go with {other}; list them afterwards, with "
+            "testbed explain RUN --differing A,B"
+        )
+    if seeds is not None:
+        if seed is not None and "," in seeds:
+            raise InputError(f"--seed says nothing beside --seeds {seeds}; leave it out")
+        if process is not None:
+            raise InputError(
+                "--seeds plays policies alone; compare a scheduler of your own seed by seed, "
+                "with --seed"
+            )
+        return compare_over_seeds(
+            experiment, spec, names, seeds, processes, runs, require, as_json, world
+        )
     return play_and_tell(
-        experiment, spec, plan, names, runs, require, as_json, world, fresh, process
-    )
+        experiment, spec, plan, names, runs, require, as_json, world, fresh,
+        process, lambda comparison: _list_differing(comparison, differing),
+    )  # fmt: skip
+
+
+def _list_differing(comparison: Comparison, most: int | None) -> None:
+    if most is None:
+        return
+    first, *others = policy_folders(Path(comparison.folder)).values()
+    for other in others:
+        click.echo()
+        differing_page.show(differing_turns(first, other, most), Console())

@@ -19,6 +19,7 @@ VERBS = {
     "validate": "Check an experiment file; create nothing.",
     "run": "Play an experiment under one policy.",
     "compare": "Play an experiment under several policies, and say who wins and why.",
+    "explain": "Why a request of a finished run went where it went.",
     "whatif": "Halve and double each resource in virtual time: what would help?",
     "sweep": "Play a grid of experiments into one table; goes on where it was stopped.",
     "decide": "Feed a run's recorded events to any scheduler, without a cluster.",

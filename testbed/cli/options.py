@@ -17,7 +17,7 @@ from testbed.facts import facts, text
 from testbed.ideal import require_io
 from testbed.policies import choose
 from testbed.results.picture import show
-from testbed.results.schema import Comparison
+from testbed.results.schema import Comparison, Verdict
 from testbed.results.verdict import FAILED, INCONCLUSIVE
 from testbed.session import (
     EMULATED,
@@ -114,8 +114,9 @@ def play_and_tell(
     world: str = EMULATED,
     fresh: bool = True,
     process: str | None = None,
+    also: Callable[[Comparison], None] = lambda _: None,
 ) -> int:
-    """Play, print, and return the exit code that the verdict asks for."""
+    """Play, print, `also` what else was asked for, and return the verdict's exit code."""
     policies = choose(words, process=process)
     require_world(world)
     require_size(experiment, world)
@@ -133,6 +134,7 @@ def play_and_tell(
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
     else:
         show(comparison, Console())
+        also(comparison)
     return exit_code(comparison, require)
 
 
@@ -142,11 +144,16 @@ def columns(console: Console) -> int:
 
 
 def exit_code(comparison: Comparison, require: str) -> int:
+    """That of its verdict."""
+    return verdict_code(comparison.verdict, require)
+
+
+def verdict_code(verdict: Verdict, require: str) -> int:
     """0, 1 if it is wrong, 3 if what was asked for cannot be told."""
-    if comparison.verdict.functional == FAILED:
+    if verdict.functional == FAILED:
         return EXIT_FAILED
-    if comparison.verdict.functional == INCONCLUSIVE:
+    if verdict.functional == INCONCLUSIVE:
         return EXIT_INCONCLUSIVE
-    if require == "timing" and comparison.verdict.timing == INCONCLUSIVE:
+    if require == "timing" and verdict.timing == INCONCLUSIVE:
         return EXIT_INCONCLUSIVE
     return 0

@@ -26,17 +26,30 @@ SHOWN = sorted({line for page in PAGES for line in commands(page)})
 @pytest.mark.parametrize("line", [line for line in SHOWN if line.startswith("testbed ")])
 def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)[1:]
+    if words[0] == "explain":
+        play_before(words[1], tmp_path)
     if words[0] in ("run", "compare"):
         words += ["--require", "functional", *([] if "virtual" in words else SHORTER)]
     if words[0] in ("run", "compare", "whatif"):
         words += [word for setting in FEWER for word in ("--set", setting)]
-    if words[0] in ("run", "compare", "clean", "sweep"):
+    if words[0] in ("run", "compare", "clean", "sweep", "explain"):
         words += ["--runs", str(tmp_path / "runs")]
+    must_work(words, tmp_path)
+
+
+def must_work(words: list[str], tmp_path: Path) -> None:
     ended = subprocess.run(
         [*TESTBED, *words], cwd=ROOT, env=environment(tmp_path / "cache"), capture_output=True,
         text=True, timeout=280, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + ended.stdout
+
+
+def play_before(run: str, tmp_path: Path) -> None:
+    """A finished run of that name, for a command that looks at one."""
+    file, runs = f"topologies/{run}.yaml", str(tmp_path / "runs")
+    words = ["compare", file, "--world", "virtual", "--require", "functional", "--runs", runs]
+    must_work([*words, "--set", "workload.agents=80"], tmp_path)
 
 
 @pytest.mark.parametrize("line", [line for line in SHOWN if not line.startswith("testbed ")])
