@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from scheduler.lookup import names
 from testbed.cli.options import experiment_options, load, play_and_tell
 
 
@@ -11,7 +12,8 @@ from testbed.cli.options import experiment_options, load, play_and_tell
 @experiment_options(require="timing")
 @click.option(
     "--policies", default="basic,dualpath", show_default=True,
-    help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
+    help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first. Names are "
+    f"{', '.join(names())}.",
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 def command(
@@ -34,5 +36,5 @@ def command(
     a run in RUNS is taken from there, and said to be.
     """
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
-    names = [name.strip() for name in policies.split(",") if name.strip()]
-    return play_and_tell(experiment, spec, plan, names, runs, require, as_json, world, fresh)
+    words = [word.strip() for word in policies.split(",") if word.strip()]
+    return play_and_tell(experiment, spec, plan, words, runs, require, as_json, world, fresh)

@@ -21,6 +21,7 @@ VERBS = {
     "compare": "Play an experiment under several policies, and say who wins and why.",
     "whatif": "Halve and double each resource in virtual time: what would help?",
     "sweep": "Play a grid of experiments into one table; goes on where it was stopped.",
+    "new": "Write the first lines of a policy of your own.",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130
