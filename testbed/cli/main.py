@@ -22,6 +22,7 @@ VERBS = {
     "whatif": "Halve and double each resource in virtual time: what would help?",
     "sweep": "Play a grid of experiments into one table; goes on where it was stopped.",
     "new": "Write the first lines of a policy of your own.",
+    "lab": "For students: start a lab, check it, and hand in a report.",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 
 import msgspec
+from rich.console import RenderableType
 
 from testbed.errors import InputError
-from testbed.labs.idle_snic import checks, drawn
+from testbed.labs.idle_snic import checks, drawn, plot
 from testbed.labs.player import Job, Outcome
 from testbed.labs.region import Region
-from testbed.labs.result import Check
+from testbed.labs.result import Check, Result
 from testbed.yamlfile import nearest
 
 
@@ -28,10 +29,9 @@ class Lab(msgspec.Struct, frozen=True):
     experiment: Callable[[str], str]
     variations: Mapping[str, tuple[str, ...]]
     references: Mapping[str, Job]
-    check: Callable[
-        [Region, Mapping[str, Outcome], Mapping[str, Outcome]], tuple[Check, ...]
-    ]
+    check: Callable[[Region, Mapping[str, Outcome], Mapping[str, Outcome]], tuple[Check, ...]]
     forbidden: frozenset[str]
+    plot: Callable[[Result], RenderableType]
 
 
 LABS = {
@@ -49,6 +49,7 @@ LABS = {
             references=checks.reference_jobs(drawn.VARIATIONS),
             check=checks.check,
             forbidden=checks.FORBIDDEN,
+            plot=plot.plot,
         ),
     )
 }

@@ -6,7 +6,8 @@ What a student's file prints, how long it takes and whether it ends is its paren
 
 import faulthandler
 import random
-import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,12 @@ import msgspec
 from engines.agents import TurnRecord
 from scheduler.errors import DualPathError, SchedulerError
 from scheduler.lookup import lookup
-from testbed.bound import bound, reads_of
+from testbed.bound import Reads, bound
 from testbed.labs.watched import Choices, Record, watch
+from testbed.policies import choose_one
 from testbed.results.metrics import RunData, measure
 from testbed.results.schema import PolicyResult
 from testbed.results.verdict import PASSED, judge
-from testbed.session import VIRTUAL
 from testbed.spec import Experiment, load_experiment
 from testbed.workload import build_workload
 from testbed.worlds import virtual
@@ -105,7 +106,8 @@ def main() -> None:
 def _play(job: Job) -> Outcome:
     record = watch(job.policy)
     try:
-        lookup(job.policy)
+        with redirect_stdout(StringIO()):  # what it prints is told when it is played
+            lookup(job.policy)
     except (SchedulerError, SystemExit) as error:
         return Broken("load", str(error) or "it ends the program")
     settings = ["scale.time_scale=1.0", *job.settings]
@@ -122,13 +124,11 @@ def _play(job: Job) -> Outcome:
 
 def _measured(experiment: Experiment, record: Record) -> Played:
     workload = build_workload(experiment.workload, experiment.seed)
-    layout = Layout(experiment, workload, WATCHED, Path(VIRTUAL), Path(VIRTUAL))
+    layout = Layout(experiment, workload, choose_one(WATCHED), Path(), Path())
     run = virtual.run(layout.plan(run_id=1), lambda *_: None)
     result = measure(
         run,
-        lambda turns, offered: bound(
-            experiment, turns, reads_of(record.name), len(workload.agents), offered
-        ),
+        lambda turns, offered: bound(experiment, turns, Reads.BOTH, len(workload.agents), offered),
         layout.pipeline_turns,
     )
     verdict = judge(run, result, cores=1)
@@ -157,4 +157,4 @@ def _length_s(turns: list[TurnRecord]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

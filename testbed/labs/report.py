@@ -2,15 +2,20 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from testbed.errors import InputError
 from testbed.labs.check import check_folder
 from testbed.labs.folder import ANSWERS, LabFolder, open_folder, packaged
-from testbed.labs.player import EXPERIMENT, STARTER
+from testbed.labs.player import STARTER
 from testbed.labs.result import Result
-from testbed.labs.show import plain, plot
+from testbed.labs.show import plain
+
+COLUMNS = (
+    "folder", "student", "lab", "version", "passed", "points", "most_points", "failed",
+    "code_sha256", "same_code_as", "error",
+)  # fmt: skip
 
 
 def unanswered(folder: LabFolder) -> bool:
@@ -30,7 +35,7 @@ def report(folder: LabFolder, result: Result) -> str:
         "## Checks",
         _checks(result),
         "## Plot",
-        _fenced(plain(plot(result)), "text"),
+        _fenced(plain(folder.lab.plot(result)), "text"),
         "## Code",
         _fenced(code, "python"),
         "## Experiment",
@@ -61,28 +66,40 @@ def _fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def class_table(root: Path, limit_s: float) -> Iterable[str]:
+def class_table(root: Path, limit_s: float) -> Iterator[str]:
     """Lines of CSV, a folder each; one that cannot be checked has its reason in `error`."""
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if not folders:
         raise InputError(f"--class {root}: has no folders; name one that holds a folder a student")
     first_with: dict[str, str] = {}
-    checks: tuple[str, ...] = ()
+    yield _row(COLUMNS)
     for path in folders:
+        row = {"folder": path.name}
         try:
             result = check_folder(open_folder(path), limit_s)
         except InputError as error:
-            yield _row(path.name, "", "", "", "", "", "", str(error))
-            continue
-        if not checks:
-            checks = tuple(check.id for check in result.checks)
-        same = first_with.setdefault(result.code_sha256, path.name)
-        yield _row(
-            path.name, result.student, result.lab, result.passed, result.points, "", "", ""
-        )
+            row["error"] = str(error)
+        else:
+            row |= _points(result)
+            first = first_with.setdefault(result.code_sha256, path.name)
+            row["same_code_as"] = "" if first == path.name else first
+        yield _row([row.get(column, "") for column in COLUMNS])
 
 
-def _row(*cells: object) -> str:
+def _points(result: Result) -> dict[str, str]:
+    return {
+        "student": result.student,
+        "lab": result.lab,
+        "version": str(result.lab_version),
+        "passed": "yes" if result.passed else "no",
+        "points": str(result.points),
+        "most_points": str(result.most_points),
+        "failed": " ".join(check.id for check in result.checks if not check.passed),
+        "code_sha256": result.code_sha256,
+    }
+
+
+def _row(cells: Sequence[str]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()

@@ -1,8 +1,11 @@
 """What a check of a lab gives; `docs/labs/check.schema.json` is its JSON Schema."""
 
+import json
+from typing import Any
+
 import msgspec
 
-from testbed.labs.player import Broken, Outcome
+from testbed.labs.player import Outcome
 
 SCHEMA = 1
 
@@ -51,7 +54,15 @@ class Result(msgspec.Struct, frozen=True):
     reference: dict[str, Outcome]
     printed: str
 
-    @property
-    def broken(self) -> Broken | None:
-        """The first run of the student's code that did not come to its end."""
-        return next((run for run in self.mine.values() if isinstance(run, Broken)), None)
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `lab check --json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "testbed lab check --json",
+        **msgspec.json.schema(Result),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

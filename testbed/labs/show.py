@@ -1,4 +1,4 @@
-"""A check on a terminal: bars beside the reference run's, assertions, and one hint at a time."""
+"""A check on a terminal: its plot, its assertions, and one hint at a time."""
 
 import io
 from collections.abc import Sequence
@@ -8,21 +8,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from testbed.labs.player import Outcome, Played
 from testbed.labs.result import Check, Result
-from testbed.results.picture import bar
 
-CELLS = 22
 STAGES = 3
 COLUMNS = 80  # a report's
-MAIN, BASELINE, REFERENCE = "main", "basic", "dualpath"
 
 
-def render(result: Result, stages: int) -> RenderableType:
+def render(result: Result, plot: RenderableType, stages: int) -> RenderableType:
     """The whole of it, with so many stages of the first hint that applies."""
-    parts = [_head(result), Text(), plot(result), Text(), _table(result.checks), *_help(result, stages)]
+    parts = [_head(result), Text(), plot, Text(), _table(result.checks), *_help(result, stages)]
     if result.printed:
-        parts += [Text("\nYour code printed:"), Padding(Text(result.printed.rstrip()), (0, 0, 0, 2))]
+        printed = Text(result.printed.rstrip())
+        parts += [Text("\nYour code printed:"), Padding(printed, (0, 0, 0, 2))]
     return Group(*parts)
 
 
@@ -32,34 +29,6 @@ def plain(content: RenderableType) -> str:
     with console.capture() as capture:
         console.print(content)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
-
-
-def plot(result: Result) -> RenderableType:
-    """Storage NICs and requests a second of the main run, yours beside the reference run's."""
-    yours, reference = result.mine[MAIN], result.reference[MAIN]
-    assert isinstance(reference, Played)
-    nics = _grid("storage NIC, steady state", "yours", REFERENCE)
-    for node, share in reference.snic.items():
-        mine = bar(yours.snic[node], "cyan", CELLS) if isinstance(yours, Played) else Text("no run")
-        nics.add_row(f"  {node}", mine, bar(share, "cyan", CELLS))
-    rates = _grid("requests a second, whole run", "", "")
-    runs: dict[str, Outcome] = {
-        "yours": yours, REFERENCE: reference, BASELINE: result.reference[BASELINE],
-    }  # fmt: skip
-    played = {name: run for name, run in runs.items() if isinstance(run, Played)}
-    most = max(run.turns_per_s for run in played.values())
-    for name, run in played.items():
-        drawn = bar(run.turns_per_s / most, "green", CELLS)
-        drawn.right_crop(5)  # the share of the longest bar says nothing here
-        rates.add_row(f"  {name}", drawn, f"{run.turns_per_s:.1f}")
-    return Group(nics, rates)
-
-
-def _grid(*heads: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for head in heads:
-        table.add_column(head, no_wrap=True)
-    return table
 
 
 def _head(result: Result) -> Text:
@@ -94,5 +63,5 @@ def _help(result: Result, stages: int) -> list[RenderableType]:
     for number, stage in enumerate(failed.hint.stages[:stages], start=1):
         lines.append(Padding(Text(f"{number}. {stage}"), (0, 0, 0, 2)))
     if stages < STAGES:
-        lines.append(Text(f"More: testbed lab check --hints {stages + 1}"))
+        lines.append(Text(f"For more of it: testbed lab check --hints {stages + 1}"))
     return lines

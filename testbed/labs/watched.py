@@ -6,7 +6,7 @@ that is. The record is the process's: a lab plays in a process of its own.
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -138,7 +138,7 @@ class Watched:
         except SchedulerError as error:
             self._stop("answer", str(error), error)
 
-    def _stop(self, kind: str, what: str, cause: BaseException | None = None) -> Any:
+    def _stop(self, kind: str, what: str, cause: BaseException | None = None) -> NoReturn:
         self._record.fault = Fault(kind, what)
         raise FaultyPolicy(what) from cause
 

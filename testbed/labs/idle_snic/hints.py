@@ -45,8 +45,8 @@ def of_broken(run: Broken) -> Hint:
         "ended": "Your code ended Python itself.",
     }[run.kind]
     book = (
-        "What `side` is given: the books (scheduler/cluster.py, scheduler/books.py) and the request "
-        "(`Request` in scheduler/types.py)."
+        "What `side` is given: the books (scheduler/cluster.py, scheduler/books.py) and the "
+        "request (`Request` in scheduler/types.py)."
     )
     return Hint(run.kind, (run.what + ".", look, book))
 
