@@ -110,7 +110,7 @@ def test_the_solution_passes_whoever_hands_it_in(
     assert all(check["hint"] is None for check in result["checks"])
     # The page says what to expect.
     main_run, basic = result["mine"]["main"], result["reference"]["basic"]
-    assert main_run["turns_per_s"] / basic["turns_per_s"] == pytest.approx(1.84, abs=0.05)
+    assert main_run["turns_per_s"] / basic["turns_per_s"] == pytest.approx(1.78, abs=0.05)
     assert min(main_run["snic"].values()) > 0.99
 
 
@@ -289,7 +289,7 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(
 
 def test_the_published_schema_is_that_of_the_code() -> None:
     """After a change: python -m testbed.labs.result > docs/labs/check.schema.json"""
-    assert json.loads((PAGES / "check.schema.json").read_text()) == json_schema()
+    assert json.loads((PAGES / "check.schema.json").read_text()) == json.loads(json.dumps(json_schema()))
 
 
 def test_labs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

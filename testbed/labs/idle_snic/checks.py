@@ -23,7 +23,7 @@ TTFT_WIDE = 1.10
 
 def reference_jobs(variations: Mapping[str, tuple[str, ...]]) -> dict[str, Job]:
     """What the student's runs are compared with, by the name of the run."""
-    jobs = {name: Job(name, settings, REFERENCE) for name, settings in variations.items()}
+    jobs = {name: Job(name, variations[name], REFERENCE) for name in (MAIN, WIDE)}
     return {**jobs, BASELINE: Job(MAIN, variations[MAIN], BASELINE)}
 
 

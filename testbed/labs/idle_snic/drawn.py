@@ -22,7 +22,7 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
         "workload.set=32k",
         "workload.start=first",
         "workload.turns=6",
-        "workload.agents=120",
+        "workload.agents=80",
         "workload.aps=1.0",
         "nodes.pe0.snic_share=0.1",
         "nodes.de0.snic_share=0.1",
@@ -36,7 +36,7 @@ def drawn(student: str) -> dict[str, int]:
         return {}
     random = Random(f"idle-snic-{student}")
     return {
-        "agents": random.randrange(380, 441),
+        "agents": random.randrange(280, 321),
         "cached_tokens": 64 * random.randrange(480, 577),
         "append_tokens": random.randrange(300, 500),
         "seed": random.randrange(1, 100_000),
