@@ -85,13 +85,13 @@ class NodeBook:
     """One node's storage-read queue, as its last report has it, with what was promised since.
 
     `read_queue_tokens` is read_q, tokens that its storage NIC had still to read at `counted_s`;
-    `read_tokens` is all that it was ever given to read.
+    `read_tokens` is all that it was ever given to read, `last_read` the seq of its newest read.
     """
 
     def __init__(self, name: str, group: str) -> None:
         self.name = name
         self.group = group
-        self.read_tokens = 0
+        self.read_tokens = self.last_read = 0
         self.counted_s = 0.0
         self.promises = Promises()
         self.last = NodeReport(name, 0, 0)
@@ -100,6 +100,7 @@ class NodeBook:
     def read(self, request_id: int, seq: int, tokens: int) -> None:
         """Promise it the read of a decided request."""
         self.read_tokens += tokens
+        self.last_read = seq
         self.promises.choose(request_id, Load(tokens, 0))
         self.promises.decide(request_id, seq)
         self._add_up()

@@ -74,11 +74,12 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """A node's read queue, and the seq of its newest read."""
+    """A node's read queue as counted, what should be left of it by now, and all it was given."""
 
     node: str
     read_queue_tokens: int
-    last_read: int
+    left_tokens: float
+    read_tokens: int
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -230,11 +231,15 @@ def reading(cluster: Cluster, now_s: float, pe: str, de: str, scores: dict[str, 
     """Both queues, and the side that the paper's rule reads on."""
     nodes = cluster.node_of(pe), cluster.node_of(de)
     side = path.shorter_queue(cluster, pe, de)
-    if nodes[0].read_queue_tokens == nodes[1].read_queue_tokens:
-        why = f"equal queues, and the {side.upper()}'s node read longer ago"
+    left = [path.left_tokens(cluster, node) for node in nodes]
+    if left[0] == left[1]:
+        why = f"equal queues, and the {side.upper()}'s node was given less so far"
     else:
-        why = f"the {side.upper()}'s node has less to read"
-    queues = [Queue(node.name, node.read_queue_tokens, node.last_read) for node in nodes]
+        why = f"the {side.upper()}'s node should have less left to read"
+    queues = [
+        Queue(node.name, node.read_queue_tokens, tokens, node.read_tokens)
+        for node, tokens in zip(nodes, left, strict=True)
+    ]
     return Reading(now_s, queues[0], queues[1], side, why, scores)
 
 

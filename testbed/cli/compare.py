@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from scheduler.lookup import names
 from testbed.cli.options import experiment_options, load, play_and_tell
 from testbed.cli.schedulers import scheduler_options, scheduler_word
 from testbed.cli.seeds import compare_over_seeds
@@ -20,7 +21,8 @@ from testbed.results.schema import Comparison
 @experiment_options(require="timing")
 @click.option(
     "--policies", default="basic,dualpath", show_default=True,
-    help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
+    help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first. Names are "
+    f"{', '.join(names())}.",
 )  # fmt: skip
 @click.option(
     "--seeds", metavar="N or LIST",

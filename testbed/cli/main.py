@@ -24,6 +24,8 @@ VERBS = {
     "sweep": "Play a grid of experiments into one table; goes on where it was stopped.",
     "decide": "Feed a run's recorded events to any scheduler, without a cluster.",
     "scheduler": "Our own scheduler as a process that speaks the protocol.",
+    "new": "Write the first lines of a policy of your own.",
+    "lab": "For students: start a lab, check it, and hand in a report.",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130

@@ -1,0 +1,1 @@
+"""Labs: a question, a starter that fails, a check with hints, and a report to hand in."""

@@ -1,0 +1,1 @@
+"""Lab idle-snic: why is half of the storage bandwidth idle?"""
