@@ -45,7 +45,7 @@ def told(policy: str, spec: ClusterSpec, story: list[Step]) -> Said:
                 event = Arrived(float(number), turn)
             case ("fetch", int(seed)):
                 decided = sum(len(decisions) for _, decisions in said)
-                event = fetch(spec, seed, decided)
+                event = fetch(spec, seed, decided, float(number))
             case ("end", int(seed)):
                 live = list(literal.turns)
                 event = Ended(float(number), live[seed % len(live)] if live else 0)
@@ -170,7 +170,7 @@ def test_a_read_path_by_hand() -> None:
     assert (reading.pe.node, reading.pe.read_queue_tokens) == ("p0", 0)
     assert (reading.de.node, reading.de.read_queue_tokens) == ("d1", 300)
     assert reading.paper is Side.PE is decision.reads[0].side
-    assert reading.why == "the PE's node has less to read"
+    assert reading.why == "the PE's node should have less left to read"
 
 
 def test_a_request_by_its_agent_and_turn_and_one_that_is_not_decided() -> None:

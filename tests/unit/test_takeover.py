@@ -51,7 +51,7 @@ Said = tuple[str, Message]
 
 
 def submit(number: int) -> Submit:
-    return Submit(Request(number, number, 0, 20, 8, 4), b"abcde", (), number)
+    return Submit(Request(number, number, 0, 20, 8, 4, (), number), b"abcde")
 
 
 def decision(number: int, seq: int = 1) -> Decision:

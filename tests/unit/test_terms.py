@@ -6,7 +6,7 @@ from scheduler.types import Decision, Request
 
 
 def assign(request: int, agent: int = 0, term: int = 1, seq: int = 1) -> Assign:
-    turn = Submit(Request(request, agent, 0, 20, 8, 4), b"", (), 0)
+    turn = Submit(Request(request, agent, 0, 20, 8, 4), b"")
     return Assign(Decision(seq, request, "pe0/0", "de0/0", ()), turn, term)
 
 
