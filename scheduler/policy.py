@@ -20,10 +20,11 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class Traits(msgspec.Struct, frozen=True):
     """What a policy asks of the engines; None sets no limit.
 
-    `layerwise`: KV moves layer by layer beside the compute. `quota_s`: GPU time of one forward
-    (DualPath section 6.5). `max_tokens`: tokens that a GPU computes in one forward. Either cuts
-    the request that would exceed it (chunked prefill). `read_ahead`: requests whose KV a node may
-    read into DRAM before a GPU wants it. Without `io` KV moves at once, in the virtual world alone.
+    `layerwise`: KV moves layer by layer beside the compute. `quota_s`: a GPU's attention in one
+    forward (DualPath section 6.5). `max_tokens`: tokens that a GPU computes in one forward. Either
+    cuts the request that would exceed it (chunked prefill). `read_ahead`: requests whose KV a node
+    may read into DRAM before a GPU wants it. Without `io` KV moves at once, in the virtual world
+    alone.
     """
 
     layerwise: bool

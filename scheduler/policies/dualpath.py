@@ -13,7 +13,7 @@ from scheduler.types import ReadExtent, Request, Side
 class DualPath:
     """Algorithm 1 for PEs, two levels for DEs, and the side with the shorter read queue."""
 
-    # 0.3 s of one GPU over all layers: the paper leaves open whether it is meant per layer.
+    # 0.3 s of one GPU's attention over all layers: the paper leaves open whether it means one.
     traits = Traits(layerwise=True, quota_s=0.3)
 
     def __init__(self) -> None:
