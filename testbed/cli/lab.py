@@ -10,7 +10,7 @@ from rich.console import Console
 from testbed.errors import InputError
 from testbed.labs import folder as folders
 from testbed.labs.catalogue import LABS, find_lab
-from testbed.labs.check import LIMIT_S, check_folder
+from testbed.labs.check import LIMIT_S, as_json, check_folder
 from testbed.labs.report import class_table, report, unanswered
 from testbed.labs.show import STAGES, render
 
@@ -27,12 +27,12 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_labs(as_json: bool) -> None:
+@click.option("--json", "json", is_flag=True, help="Print JSON.")
+def list_labs(json: bool) -> None:
     """Every lab, with what it takes."""
     fields = ("name", "question", "difficulty", "minutes", "version")
     found = [{field: getattr(lab, field) for field in fields} for lab in LABS.values()]
-    if as_json:
+    if json:
         click.echo(msgspec.json.encode(found).decode())
         return
     for lab in LABS.values():
@@ -59,9 +59,9 @@ def start(name: str, folder: Path | None, student: str) -> None:
     help="How much of the first hint to show.",
 )  # fmt: skip
 @click.option("--class", "whole_class", is_flag=True, help="FOLDER holds a folder a student: CSV.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON, for grading.")
+@click.option("--json", "json", is_flag=True, help="The result as JSON, for grading.")
 @LIMIT
-def check(folder: Path, hints: int, whole_class: bool, as_json: bool, limit: float) -> int:
+def check(folder: Path, hints: int, whole_class: bool, json: bool, limit: float) -> int:
     """Play the starter.py of FOLDER in virtual time, and assert; 0 if all passes, 1 if not."""
     if whole_class:
         for line in class_table(folder, limit):
@@ -69,8 +69,8 @@ def check(folder: Path, hints: int, whole_class: bool, as_json: bool, limit: flo
         return 0
     opened = folders.open_folder(folder)
     result = check_folder(opened, limit)
-    if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result)).decode() + "\n")
+    if json:
+        sys.stdout.write(as_json(result))
     else:
         Console().print(render(result, opened.lab.plot(result), hints), highlight=False)
     return 0 if result.passed else 1

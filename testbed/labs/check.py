@@ -2,6 +2,8 @@
 
 import hashlib
 
+import msgspec
+
 from testbed.labs.folder import LabFolder, packaged
 from testbed.labs.play import play_all
 from testbed.labs.player import MINE, STARTER, Job
@@ -36,3 +38,8 @@ def check_folder(folder: LabFolder, limit_s: float = LIMIT_S) -> Result:
         reference=references,
         printed=mine.printed,
     )
+
+
+def as_json(result: Result) -> str:
+    """What `lab check --json` prints."""
+    return msgspec.json.format(msgspec.json.encode(result)).decode() + "\n"
