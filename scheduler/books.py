@@ -56,24 +56,32 @@ class Promises:
 
     def settle(self, seen: int) -> None:
         """The last report includes every decision up to `seen`; what came later, it lacks."""
+        unseen = self._unseen
         if seen < self._seen:  # it starts over, and lacks again what is still live
             again = [p for p in self._decided.values() if seen < p.seq <= self._seen]
-            self._unseen.extendleft(reversed(again))
+            unseen.extendleft(reversed(again))
             for promise in again:
                 self._count(promise.load, 1)
-        while self._unseen and self._unseen[0].seq <= seen:
-            promise = self._unseen.popleft()
+        while unseen and unseen[0].seq <= seen:
+            promise = unseen.popleft()
             if self._decided.get(promise.request_id) is promise:
                 self._count(promise.load, -1)
         self._seen = seen
 
-    def drop(self, request_id: int) -> None:
-        """The request ended: reports to come say so themselves, the last one if it knew of it."""
+    def drop(self, request_id: int) -> bool:
+        """Whether that changed a total: the request ended, and the last report knew nothing of it.
+
+        Reports to come say so themselves.
+        """
         if promise := self._decided.pop(request_id, None):
-            if promise.seq > self._seen:
-                self._count(promise.load, -1)
+            if promise.seq <= self._seen:
+                return False
+            self._count(promise.load, -1)
         elif load := self._chosen.pop(request_id, None):
             self._count(load, -1)
+        else:
+            return False
+        return True
 
     def _count(self, load: Load, times: int) -> None:
         self.requests += times
@@ -107,8 +115,8 @@ class NodeBook:
 
     def drop(self, request_id: int) -> None:
         """The request ended."""
-        self.promises.drop(request_id)
-        self._add_up()
+        if self.promises.drop(request_id):
+            self._add_up()
 
     def report(self, report: NodeReport, fetched_s: float) -> None:
         """Start again from a report."""
@@ -147,8 +155,8 @@ class EngineBook:
 
     def drop(self, request_id: int) -> None:
         """The request ended."""
-        self.promises.drop(request_id)
-        self._add_up()
+        if self.promises.drop(request_id):
+            self._add_up()
 
     def report(self, report: EngineReport) -> None:
         """Start again from a report."""

@@ -12,6 +12,8 @@ from scheduler.types import ClusterSpec, Decision, EngineSpec, Fetch, ReadExtent
 class Turn:
     """A request between its arrival and its end, and where it was placed so far."""
 
+    __slots__ = ("de", "pe", "request")  # there is one for each agent
+
     def __init__(self, request: Request) -> None:
         self.request = request
         self.pe: str | None = None

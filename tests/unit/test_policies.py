@@ -126,6 +126,15 @@ def test_an_overloaded_pe_gets_nothing_and_the_queue_waits() -> None:
     assert pes == ["p0/1"]
 
 
+@pytest.mark.parametrize(("beta", "given"), [(640, 2), (639, 1)])
+def test_beta_itself_is_no_overload_in_mid_fetch(beta: int, given: int) -> None:
+    """C1 is tok_e > beta: a PE that one request brings to beta exactly gets another."""
+    scheduler = Scheduler(cluster(1, 1, gpus=1, beta=beta), lookup("dualpath"))
+    arrive(scheduler, request(1), request(2), request(3))
+    assert fetch(scheduler, "d0") == []
+    assert [d.request_id for d in fetch(scheduler, "pg")] == [1, 2][:given]
+
+
 def test_a_short_read_queue_is_preferred_over_fewer_tokens() -> None:
     pes = prefill(
         cluster(prefill_nodes=2, decode_nodes=1, gpus=1, alpha=1_000),

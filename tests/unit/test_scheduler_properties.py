@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.lookup import lookup, names
+from scheduler.policies.dualpath import DualPath
 from scheduler.scheduler import Scheduler
 from scheduler.types import (
     Arrived,
@@ -192,6 +193,25 @@ def test_pes_are_given_in_order_of_arrival(story: list[Step]) -> None:
     for step in story:
         engines.step(step)
     assert order == sorted(order)
+
+
+@given(steps)
+@settings(max_examples=150, deadline=None)
+def test_every_request_is_decided_or_waits_where_a_fetch_finds_it(story: list[Step]) -> None:
+    engines = Engines("dualpath")
+    policy, cluster = engines.scheduler._policy, engines.scheduler._cluster
+    assert isinstance(policy, DualPath)
+    for step in story:
+        engines.step(step)
+        decided = {decision.request_id for decision in engines.decisions}
+        turns = {n: turn for n, turn in cluster._turns.items() if n not in decided}
+        assert turns.keys() == engines.live.keys() - decided
+        queues = [policy._decode._waiting, *policy._decode._private.values()]
+        assert policy._prefill._waiting.keys() == {n for n, t in turns.items() if t.pe is None}
+        assert sorted(n for queue in queues for n in queue) == sorted(
+            n for n, turn in turns.items() if turn.de is None
+        )
+        assert all(turn.pe is None or turn.de is None for turn in turns.values())
 
 
 @given(st.sampled_from(names()), st.lists(requests, max_size=60))
