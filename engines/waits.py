@@ -75,6 +75,24 @@ class Bandwidth:
         return start_s
 
 
+class Backlog:
+    """What was handed to a NIC and is not acknowledged yet, counted as it comes and goes."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._token_layers = 0
+
+    @property
+    def tokens(self) -> int:
+        """In tokens of all layers, rounded up."""
+        return -(-self._token_layers // self._layers)
+
+    def add(self, span: Span, times: int = 1) -> None:
+        """A span is on its way; with -1, it is there."""
+        tokens = span.last - span.first
+        self._token_layers += times * tokens * (span.layer_last - span.layer_first)
+
+
 class _InLine:
     """Somebody who waits for room."""
 
