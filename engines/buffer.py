@@ -51,6 +51,7 @@ class HeldTurn:
         self.prompt_kept: Awaited[bool] = Awaited(f"turn {request}'s new prompt to be kept")
         self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
         self.queued_tokens = 0
+        self.roomless_tokens = 0  # of its reads, while it has no room in a DE buffer's DRAM
         self.to_pull_tokens = 0
         self.pulls: list[Pull] = []
         self.tokens_due = 0
@@ -96,7 +97,7 @@ class Buffer:
         self._ahead = Places(config.read_ahead or 1_000_000, "a place in the read-ahead")
         self._turns: dict[int, HeldTurn] = {}
         self._arriving: dict[Span, _Arrival] = {}
-        self._queued_tokens = 0
+        self._queued_tokens = self._roomless_tokens = 0
         self._failed: set[int] = set()
         self._seen = 0
         self._persister = Persister(config, transport)
@@ -166,6 +167,9 @@ class Buffer:
         tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
         turn.queued_tokens = turn.to_pull_tokens = tokens
         self._queued_tokens += tokens
+        if self._side is Side.DE:
+            turn.roomless_tokens = tokens
+            self._roomless_tokens += tokens
         self._tasks.start(self._live(turn, assign, reads))
 
     async def _live(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
@@ -174,7 +178,13 @@ class Buffer:
             await turn.life.play(side(turn, assign, reads))
         finally:
             self._queued_tokens -= turn.queued_tokens
+            self._has_room(turn)
             del self._turns[turn.request]
+
+    def _has_room(self, turn: HeldTurn) -> None:
+        """It has its place in DRAM, or needs none any more."""
+        self._roomless_tokens -= turn.roomless_tokens
+        turn.roomless_tokens = 0
 
     async def _prefill_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
         async with self._ahead.of(turn.request):
@@ -190,6 +200,7 @@ class Buffer:
         request, kv = assign.turn.request, self._config.kv
         here = sum(read.count for read in reads) * kv.block_tokens
         slot = await self._dram.take(request.prompt_tokens, request.id)
+        self._has_room(turn)
         try:
             prompt = Span("dram", slot, 0, request.prompt_tokens, 0, kv.layers)
             turn.tokens_due = (request.prompt_tokens - here) * kv.layers
@@ -341,7 +352,11 @@ class Buffer:
         return storage_of(chain, self._config.storages)
 
     def _report(self) -> Report:
-        node = NodeReport(self._config.node, self._queued_tokens, self._seen)
+        queued_tokens = self._queued_tokens
+        if not self._reads.full:
+            # Then what has no room waits for that alone, and would whichever side read it.
+            queued_tokens -= self._roomless_tokens
+        node = NodeReport(self._config.node, queued_tokens, self._seen, self._clock.now_s())
         return Report(self._config.group.name, (), (node,))
 
 

@@ -162,6 +162,11 @@ class Places:
         """A place for one turn, while the block lasts."""
         return _Place(self, turn)
 
+    @property
+    def full(self) -> bool:
+        """Whether the next one would have to wait."""
+        return self._semaphore.value == 0
+
     def waits(self) -> Iterator[str]:
         """Who stands in line, in words."""
         for turn in self._line:

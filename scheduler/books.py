@@ -82,23 +82,24 @@ class Promises:
 
 
 class NodeBook:
-    """One node's storage-read queue as of now.
+    """One node's storage-read queue, as its last report has it, with what was promised since.
 
-    `read_queue_tokens` is read_q, tokens that its storage NIC has still to read; `last_read` is
-    the seq of its newest read.
+    `read_queue_tokens` is read_q, tokens that its storage NIC had still to read at `counted_s`;
+    `read_tokens` is all that it was ever given to read.
     """
 
     def __init__(self, name: str, group: str) -> None:
         self.name = name
         self.group = group
-        self.last_read = 0
+        self.read_tokens = 0
+        self.counted_s = 0.0
         self.promises = Promises()
         self.last = NodeReport(name, 0, 0)
         self.read_queue_tokens = 0
 
     def read(self, request_id: int, seq: int, tokens: int) -> None:
         """Promise it the read of a decided request."""
-        self.last_read = seq
+        self.read_tokens += tokens
         self.promises.choose(request_id, Load(tokens, 0))
         self.promises.decide(request_id, seq)
         self._add_up()
@@ -108,8 +109,9 @@ class NodeBook:
         self.promises.drop(request_id)
         self._add_up()
 
-    def report(self, report: NodeReport) -> None:
+    def report(self, report: NodeReport, fetched_s: float) -> None:
         """Start again from a report."""
+        self.counted_s = fetched_s if report.at_s is None else report.at_s
         self.last = report
         self.promises.settle(report.seen)
         self._add_up()

@@ -28,6 +28,7 @@ class Cluster:
         self.groups: dict[str, Group] = {}
         self.groups_by_load = {side: GroupsByLoad() for side in Side}
         self.decisions = 0
+        self.now_s = 0.0
         self._turns: dict[int, Turn] = {}
         self._unplaced: dict[Side, dict[int, Request]] = {side: {} for side in Side}
         for order, engine in enumerate(sorted(spec.engines, key=_natural_order)):
@@ -133,7 +134,7 @@ class Cluster:
                 f"group {fetch.group!r} fetched, but the cluster has {', '.join(self.groups)}; "
                 "correct the group's name"
             )
-        # Most reports of a large cluster say what the last one said, and change no book.
+        # Most engines of a large cluster report what they did last time, and change no book.
         engines, nodes = [], []
         for engine in fetch.engines:
             book = group.books.get(engine.engine)
@@ -145,12 +146,11 @@ class Cluster:
             node_book = group.nodes.get(node.node)
             if node_book is None or node.seen > self.decisions:
                 self._refuse(group, group.nodes, node.node, node.seen)
-            if node != node_book.last:
-                nodes.append((node_book, node))
+            nodes.append((node_book, node))
         for book, engine in engines:
             book.report(engine)
         for node_book, node in nodes:
-            node_book.report(node)
+            node_book.report(node, fetch.now_s)
 
     def end(self, request_id: int) -> None:
         """Forget a request, done or failed.

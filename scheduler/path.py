@@ -1,20 +1,28 @@
 """Which side's storage NIC reads a request's hits (DualPath section 6.4)."""
 
+from scheduler.books import NodeBook
 from scheduler.cluster import Cluster
 from scheduler.errors import SchedulerError
-from scheduler.types import ReadExtent, Request, Side
+from scheduler.types import ALPHA_S, ReadExtent, Request, Side
 
 
 def shorter_queue(cluster: Cluster, pe: str, de: str) -> Side:
-    """The side whose node has fewer tokens to read; if equal, the one that last read longer ago.
+    """The side whose node is expected to have less left to read.
 
-    The paper leaves ties open; always taking one side would leave the other idle at low load.
+    Where that is equal, as it is where both are expected to have finished, the side whose node was
+    given less to read so far. The paper says neither how old a queue's length may be nor what a
+    tie does; docs/scheduling.md has what other rules cost.
     """
     pe_node, de_node = cluster.node_of(pe), cluster.node_of(de)
-    pe_tokens, de_tokens = pe_node.read_queue_tokens, de_node.read_queue_tokens
-    if pe_tokens != de_tokens:
-        return Side.PE if pe_tokens < de_tokens else Side.DE
-    return Side.PE if pe_node.last_read <= de_node.last_read else Side.DE
+    pe_rank = left_tokens(cluster, pe_node), pe_node.read_tokens
+    de_rank = left_tokens(cluster, de_node), de_node.read_tokens
+    return Side.PE if pe_rank <= de_rank else Side.DE
+
+
+def left_tokens(cluster: Cluster, node: NodeBook) -> float:
+    """A node's read queue, less what its storage NIC should have read since it was counted."""
+    read_tokens = (cluster.now_s - node.counted_s) * cluster.spec.alpha_tokens / ALPHA_S
+    return max(0.0, node.read_queue_tokens - read_tokens)
 
 
 def whole(cluster: Cluster, request: Request, side: Side) -> tuple[ReadExtent, ...]:

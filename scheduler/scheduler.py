@@ -54,6 +54,7 @@ class Scheduler:
         Raises SchedulerError if the event contradicts what is known of the cluster, PolicyFailed
         if the policy raises, or decides what cannot be.
         """
+        self._cluster.now_s = event.now_s
         match event:
             case Arrived():
                 self._cluster.arrive(event.request)

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
+ALPHA_S = 3.0  # of one node's storage reads, in `alpha_tokens` (DualPath section 6.2)
+
 
 class Side(StrEnum):
     """The side of the cluster whose storage NIC reads a request's KV."""
@@ -32,7 +34,7 @@ class EngineSpec(msgspec.Struct, frozen=True):
 class ClusterSpec(msgspec.Struct, frozen=True):
     """What does not change during a run.
 
-    `alpha_tokens` is what one node's storage path reads in 3 s, `beta_tokens` what one GPU
+    `alpha_tokens` is what one node's storage path reads in ALPHA_S, `beta_tokens` what one GPU
     processes in 5 s (both profiled; DualPath section 6.2). `seed` is the run's: a policy that
     draws lots draws the same ones for the same seed.
     """
@@ -75,11 +77,17 @@ class EngineReport(msgspec.Struct, frozen=True):
 
 
 class NodeReport(msgspec.Struct, frozen=True):
-    """A node's storage-read queue, in tokens not yet arrived; `seen` as in EngineReport."""
+    """A node's storage-read queue, in tokens not yet arrived; `seen` as in EngineReport.
+
+    Reads of a DE node that have no room in its DRAM yet count only while its storage NIC is busy:
+    they need that room whichever side reads. `at_s` is when the node counted,
+    None if that was when the group fetched.
+    """
 
     node: str
     read_queue_tokens: int
     seen: int
+    at_s: float | None = None
 
 
 class Arrived(msgspec.Struct, frozen=True, tag="arrived"):

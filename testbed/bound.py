@@ -20,6 +20,7 @@ class Reads(StrEnum):
 
     PE = "pe"  # prefill nodes alone
     DE = "de"  # decode nodes alone
+    HALF = "half"  # either side as much as the other, whatever it has of nodes
     BOTH = "both"  # every node, at best each by its rate
 
 
@@ -27,6 +28,9 @@ READS = {
     "basic": Reads.PE,
     "pe-only": Reads.PE,
     "de-only": Reads.DE,
+    "round-robin": Reads.HALF,
+    "random": Reads.HALF,
+    "static": Reads.HALF,
 }
 
 
@@ -35,6 +39,7 @@ def reads_of(policy: str) -> Reads:
     return READS.get(policy, Reads.BOTH)
 
 
+FIXED_SHARE = {Reads.PE: 0.0, Reads.HALF: 0.5, Reads.DE: 1.0}  # of reads, on the decode side
 SHARE_STEPS = 200  # a policy that may choose finds the best share of reads on either side
 
 
@@ -85,7 +90,7 @@ def _shares(experiment: Experiment, reads: Reads) -> list[float]:
         de = _snic_bytes_per_s(experiment, experiment.cluster.decode)
         alike = de / (de + _snic_bytes_per_s(experiment, experiment.cluster.prefill))
         return [alike, *(step / SHARE_STEPS for step in range(SHARE_STEPS + 1))]
-    return [0.0 if reads is Reads.PE else 1.0]
+    return [FIXED_SHARE[reads]]
 
 
 def _terms(experiment: Experiment, mean: _Mean, de_share: float, agents: int) -> dict[str, float]:

@@ -3,12 +3,11 @@
 import msgspec
 
 from engines.kv import round_up
-from scheduler.types import ClusterSpec, EngineSpec, Side
+from scheduler.types import ALPHA_S, ClusterSpec, EngineSpec, Side
 from testbed.errors import InputError
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Averages
 
-ALPHA_S = 3.0  # of storage reads (DualPath section 6.2)
 BETA_S = 5.0  # of one GPU's time
 SNICS = "SNICs"
 

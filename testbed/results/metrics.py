@@ -15,6 +15,7 @@ from scheduler.types import Decision
 from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
+from testbed.results.balance import balance, snic_rates
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, Spread
 from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
@@ -135,6 +136,7 @@ def measure(
         jct_s=jct,
         path_share=path_share(list(run.decisions.values())),
         snic_utilisation={node: shares.snic for node, shares in nodes.items()},
+        snic_balance=balance(run.plan, run.samples, run.accounts["sched"].decided, window),
         gpu_busy_share=float(np.mean([shares.gpu_busy for shares in prefill])),
         gpu_waiting_for_kv_share=float(np.mean([s.gpu_waiting_for_kv for s in prefill])),
         nodes=nodes,
@@ -241,21 +243,8 @@ def _times(values: Spread, factor: float) -> Spread:
 
 def _snic_payload_per_s(run: RunData, window: tuple[float, float]) -> dict[str, float]:
     """Bytes per real second into each node's SNIC over the window, by kernel counters."""
-    scale = run.plan.world.time_scale
-    start_s = run.samples.start_monotonic_s
-    at = [sample.at_monotonic_s for sample in run.samples.samples]
-    edges = [start_s + edge * scale for edge in window]
-    series: dict[str, list[int]] = defaultdict(list)
-    for sample in run.samples.samples:
-        for port in sample.ports:
-            if port.nic == "snic" and port.host.endswith("-buf"):
-                series[port.host.removesuffix("-buf")].append(port.rx_payload_bytes)
-    length_s = max(edges[1] - edges[0], 1e-9)
-    found = {}
-    for node, counts in series.items():
-        first, last = np.interp(edges, at, counts)
-        found[node] = float((last - first) / length_s)
-    return found
+    nodes, rates = snic_rates(run.plan, run.samples, window)
+    return {node: float(rate) for node, rate in zip(nodes, rates[0], strict=True)}
 
 
 def _nodes(

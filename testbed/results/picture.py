@@ -105,6 +105,7 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             "KV read on PE / DE side",
             [f"{r.path_share['pe']:.0%} / {r.path_share['de']:.0%}" for r in results],
         ),
+        ("SNIC load, max / mean", [f"{r.snic_balance.max_over_mean:.2f}" for r in results]),
         ("turns done / failed", [f"{r.completed_turns} / {r.failed_turns}" for r in results]),
         *(
             [("turns not begun", [f"{r.turns_not_begun}" for r in results])]

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from testbed.bound import Bound
+from testbed.results.balance import Balance
 from testbed.results.ledger import PortLine
 
 
@@ -65,6 +66,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     jct_s: Spread
     path_share: dict[str, float]
     snic_utilisation: dict[str, float]
+    snic_balance: Balance
     gpu_busy_share: float
     gpu_waiting_for_kv_share: float
     nodes: dict[str, NodeShares]

@@ -20,6 +20,8 @@ from scheduler.types import (
     Side,
 )
 
+PUSHED = ("basic", "turns", "static", "least")
+
 
 @dataclass
 class Turn:
@@ -33,7 +35,10 @@ class Turn:
 
 
 class LiteralScheduler:
-    """`how` is whose NIC reads: `shorter` queue, `pe`, `de`, or `split`; `basic` ignores load."""
+    """`how` is whose NIC reads: `shorter` queue, `pe`, `de`, or `split`.
+
+    Those of PUSHED also place at the arrival.
+    """
 
     def __init__(self, spec: ClusterSpec, how: str) -> None:
         self.spec, self.how = spec, how
@@ -42,18 +47,25 @@ class LiteralScheduler:
         self.turns: dict[int, Turn] = {}
         self.engine_reports: dict[str, EngineReport] = {}
         self.node_reports: dict[str, NodeReport] = {}
-        self.last_read: dict[str, int] = {}
+        self.counted_s: dict[str, float] = {}
+        self.given: dict[str, int] = {}
         self.reads_of: dict[str, int] = {}
-        self.arrivals = self.seq = 0
+        self.arrivals = self.seq = self.number = 0
+        self.now_s = 0.0
 
     def handle(self, event: Event) -> list[Decision]:
+        self.now_s = event.now_s
         match event:
             case Arrived():
                 return self.arrive(event.request)
             case Fetch():
                 self.engine_reports |= {report.engine: report for report in event.engines}
                 self.node_reports |= {report.node: report for report in event.nodes}
-                if self.how == "basic":
+                self.counted_s |= {
+                    report.node: event.now_s if report.at_s is None else report.at_s
+                    for report in event.nodes
+                }
+                if self.how in PUSHED:
                     return []
                 prefill = event.group not in self.de_groups
                 return self.prefill(event.group) if prefill else self.decode(event.group)
@@ -93,6 +105,11 @@ class LiteralScheduler:
         mine = [turn for turn in self.turns.values() if turn.reads_on == node]
         return queued + sum(t.request.hit_tokens for t in mine if t.seq and t.seq > seen)
 
+    def left(self, node: str) -> float:
+        """The queue, and 300 of the examples' tokens less for each second of its report's age."""
+        age_s = self.now_s - self.counted_s.get(node, 0.0)
+        return max(0.0, self.read_queue(node) - age_s * 300)
+
     def hbm(self, request: Request) -> int:
         return -(-context(request) // self.spec.block_tokens) * self.spec.block_tokens
 
@@ -100,12 +117,16 @@ class LiteralScheduler:
 
     def arrive(self, request: Request) -> list[Decision]:
         turn = self.turns[request.id] = Turn(request)
-        if self.how != "basic":
+        if self.how not in PUSHED:
             return []
-        number, self.arrivals = self.arrivals, self.arrivals + 1
+        self.number = request.agent if self.how == "static" else self.arrivals
+        self.arrivals += 1
         for side in Side:
             engines = self.on(side)
-            turn.placed[side] = engines[number % len(engines)]
+            if self.how == "least":
+                turn.placed[side] = min(engines, key=lambda e: (self.tokens(e), self.requests(e)))
+            else:
+                turn.placed[side] = engines[self.number % len(engines)]
         return self.decide(turn)
 
     def prefill(self, group: str) -> list[Decision]:
@@ -172,7 +193,7 @@ class LiteralScheduler:
         reads: tuple[ReadExtent, ...] = ()
         if turn.request.hit_tokens:
             turn.reads_on = node = pe.node if side is Side.PE else de.node
-            self.last_read[node] = self.seq
+            self.given[node] = self.given.get(node, 0) + turn.request.hit_tokens
             self.reads_of[node] = self.reads_of.get(node, 0) + 1
             reads = (ReadExtent(side, 0, turn.request.hit_tokens // self.spec.block_tokens),)
         return [Decision(self.seq, turn.request.id, pe.name, de.name, reads)]
@@ -183,14 +204,19 @@ class LiteralScheduler:
                 return Side.PE
             case "de":
                 return Side.DE
+            case "turns" | "static":
+                pairs = {
+                    (n % len(self.on(Side.PE)), n % len(self.on(Side.DE)))
+                    for n in range(len(self.on(Side.PE)) * len(self.on(Side.DE)))
+                }
+                rounds = self.number // len(pairs)
+                return Side.PE if (rounds + self.number % len(pairs)) % 2 == 0 else Side.DE
             case "split":
                 fewer = self.reads_of.get(pe, 0) <= self.reads_of.get(de, 0)
                 return Side.PE if fewer else Side.DE
-        queues = self.read_queue(pe), self.read_queue(de)
-        if queues[0] == queues[1]:
-            older = self.last_read.get(pe, 0) <= self.last_read.get(de, 0)
-            return Side.PE if older else Side.DE
-        return Side.PE if queues[0] < queues[1] else Side.DE
+        if self.left(pe) == self.left(de):
+            return Side.PE if self.given.get(pe, 0) <= self.given.get(de, 0) else Side.DE
+        return Side.PE if self.left(pe) < self.left(de) else Side.DE
 
 
 def context(request: Request) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from testbed.bound import Bound, Reads, bound
+from testbed.bound import Bound, Reads, bound, reads_of
 from testbed.spec import Cluster, EngineKnobs, Experiment, NodeSpec
 from testbed.spec_profiles import HardwareProfile, ModelProfile
 from testbed.spec_workload import FixedWorkload
@@ -60,6 +60,14 @@ def test_terms_by_hand_for_reads_on_both_sides() -> None:
     # Two thirds of the reads are on the DE side, and cross its buffers' ports twice.
     assert terms["CNICs"] == pytest.approx(4000 / 640)
     assert terms["DRAM"] == pytest.approx(20_000 / (2 * 740 + 640 * 2 / 3))
+
+
+def test_half_of_the_reads_on_either_side_leaves_the_larger_side_idle() -> None:
+    # One PE node reads half of all bytes, two DE nodes the other half.
+    assert limit(Reads.HALF).terms["SNICs"] == pytest.approx(2 * 500 / 640)
+    assert limit(Reads.HALF, shape=(2, 1)).terms["SNICs"] == pytest.approx(2 * 500 / 640)
+    known = {"basic": Reads.PE, "round-robin": Reads.HALF, "dualpath": Reads.BOTH}
+    assert {name: reads_of(name) for name in known} == known
 
 
 def test_smallest_term_binds() -> None:

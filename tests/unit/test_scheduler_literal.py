@@ -28,7 +28,7 @@ from scheduler.types import (
 
 HOW = {
     "basic": "basic", "dualpath": "shorter", "pe-only": "pe", "de-only": "de",
-    "static-split": "split",
+    "static-split": "split", "round-robin": "turns", "static": "static", "least-loaded": "least",
 }  # fmt: skip
 BLOCK_TOKENS, HBM_TOKENS = 64, 4_096
 
@@ -65,7 +65,7 @@ steps = st.lists(
 Step = tuple[int, int, int] | tuple[str, int]
 
 
-def fetch(spec: ClusterSpec, seed: int, decisions: int) -> Fetch:
+def fetch(spec: ClusterSpec, seed: int, decisions: int, now_s: float) -> Fetch:
     """Any group with any reports, few values that ties are frequent, and sometimes older ones."""
     random = Random(seed)
     group = random.choice(sorted({engine.group for engine in spec.engines}))
@@ -86,11 +86,12 @@ def fetch(spec: ClusterSpec, seed: int, decisions: int) -> Fetch:
             node,
             300 * random.randrange(5),
             random.randint(max(0, decisions - 6), decisions),
+            now_s - random.randrange(4) if random.random() < 0.9 else None,
         )
         for node in sorted({engine.node for engine in members})
         if random.random() < 0.9
     ]
-    return Fetch(0.0, group, tuple(reports), tuple(nodes))
+    return Fetch(now_s, group, tuple(reports), tuple(nodes))
 
 
 def play(policy: str, spec: ClusterSpec, story: list[Step]) -> list[Decision]:
@@ -99,15 +100,16 @@ def play(policy: str, spec: ClusterSpec, story: list[Step]) -> list[Decision]:
     decisions: list[Decision] = []
     for number, step in enumerate(story):
         event: Event
+        now_s = number / 4
         match step:
             case (int(blocks), int(rest), int(generate)):
                 hit = blocks * BLOCK_TOKENS
-                event = Arrived(0.0, Request(number, 0, 0, hit + rest, hit, generate))
+                event = Arrived(now_s, Request(number, number % 7, 0, hit + rest, hit, generate))
             case ("fetch", int(seed)):
-                event = fetch(spec, seed, len(decisions))
+                event = fetch(spec, seed, len(decisions), now_s)
             case ("end", int(seed)):
                 live = list(literal.turns)
-                event = Ended(0.0, live[seed % len(live)] if live else 0)
+                event = Ended(now_s, live[seed % len(live)] if live else 0)
             case _:
                 raise AssertionError(step)
         found = fast.handle(event)
