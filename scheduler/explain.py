@@ -177,6 +177,7 @@ class Follower:
     def follow(self, event: Event, decisions: Sequence[Decision]) -> None:
         """Book what was said and decided; raises SchedulerError if it contradicts the books."""
         cluster = self._cluster
+        cluster.now_s = event.now_s
         match event:
             case Arrived():
                 cluster.arrive(event.request)
@@ -194,6 +195,14 @@ class Follower:
 
 
 def _part(policy: object, kind: type[Part]) -> Part | None:
-    """The rule that a policy is made of: whoever decides by a queue of ours holds it."""
-    parts = vars(policy).values() if hasattr(policy, "__dict__") else ()
-    return next((part for part in parts if isinstance(part, kind)), None)
+    """The rule that a policy is made of: whoever decides by a queue of ours holds it.
+
+    One that lets another policy decide holds it one step further.
+    """
+    within = _held(policy)
+    found = (part for one in ([policy], within) for whole in one for part in _held(whole))
+    return next((part for part in found if isinstance(part, kind)), None)
+
+
+def _held(whole: object) -> list[object]:
+    return list(vars(whole).values()) if hasattr(whole, "__dict__") else []

@@ -74,10 +74,14 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """A node's read queue as counted, what should be left of it by now, and all it was given."""
+    """A node's read queue as it was counted at `counted_s`, with what was promised since.
+
+    `left_tokens` is what should be left of it by now, `read_tokens` all that it was ever given.
+    """
 
     node: str
     read_queue_tokens: int
+    counted_s: float
     left_tokens: float
     read_tokens: int
 
@@ -231,16 +235,23 @@ def reading(cluster: Cluster, now_s: float, pe: str, de: str, scores: dict[str, 
     """Both queues, and the side that the paper's rule reads on."""
     nodes = cluster.node_of(pe), cluster.node_of(de)
     side = path.shorter_queue(cluster, pe, de)
-    left = [path.left_tokens(cluster, node) for node in nodes]
-    if left[0] == left[1]:
-        why = f"equal queues, and the {side.upper()}'s node was given less so far"
-    else:
+    pe_queue, de_queue = (
+        Queue(
+            node.name,
+            node.read_queue_tokens,
+            node.counted_s,
+            path.left_tokens(cluster, node),
+            node.read_tokens,
+        )
+        for node in nodes
+    )
+    if pe_queue.left_tokens != de_queue.left_tokens:
         why = f"the {side.upper()}'s node should have less left to read"
-    queues = [
-        Queue(node.name, node.read_queue_tokens, tokens, node.read_tokens)
-        for node, tokens in zip(nodes, left, strict=True)
-    ]
-    return Reading(now_s, queues[0], queues[1], side, why, scores)
+    elif pe_queue.read_tokens != de_queue.read_tokens:
+        why = f"equal, and the {side.upper()}'s node was given less to read so far"
+    else:
+        why = "equal, and given as much to read so far"
+    return Reading(now_s, pe_queue, de_queue, side, why, scores)
 
 
 def _larger(*loads: tuple[str, int, int]) -> str:

@@ -193,7 +193,7 @@ def _reading(reading: Reading, decision: Decision) -> Iterator[RenderableType]:
             style="yellow",
         )
     yield title
-    table = _table("", "side", "node", "read_q", "left by now", "given so far")
+    table = _table("", "side", "node", "read_q", "counted, s", "left by now", "given so far")
     for side, queue in ((Side.PE, reading.pe), (Side.DE, reading.de)):
         style = "bold green" if side in sides else ""
         table.add_row(
@@ -201,6 +201,7 @@ def _reading(reading: Reading, decision: Decision) -> Iterator[RenderableType]:
             Text(side.upper(), style),
             queue.node,
             f"{queue.read_queue_tokens:,}",
+            f"{queue.counted_s:.3f}",
             f"{queue.left_tokens:,.0f}",
             f"{queue.read_tokens:,}",
         )

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal_scheduler import LiteralScheduler
+from msgspec.structs import replace
 from test_scheduler_literal import HOW, SPECS, Step, cluster, fetch, steps
 
 from scheduler.cluster import Cluster
@@ -84,7 +85,7 @@ def test_the_rules_in_words_take_what_was_taken(
     assert found.decision == decision
     assert found.prefill is not None and found.decode is not None and found.reading is not None
     assert (found.prefill.engine, found.decode.engine) == (decision.pe, decision.de)
-    if policy == "basic":
+    if not isinstance(lookup(policy), DualPath):  # it has no queue
         assert found.drained is None and found.room is None
         assert found.prefill.paper == found.decode.paper == found.prefill.group == ""
         return
@@ -170,7 +171,19 @@ def test_a_read_path_by_hand() -> None:
     assert (reading.pe.node, reading.pe.read_queue_tokens) == ("p0", 0)
     assert (reading.de.node, reading.de.read_queue_tokens) == ("d1", 300)
     assert reading.paper is Side.PE is decision.reads[0].side
+    assert (reading.pe.left_tokens, reading.pe.counted_s, reading.pe.read_tokens) == (0, 4.0, 0)
+    assert (reading.de.left_tokens, reading.de.counted_s, reading.de.read_tokens) == (300, 5.0, 0)
     assert reading.why == "the PE's node should have less left to read"
+
+
+def test_a_tie_of_read_queues_by_hand() -> None:
+    """300 tokens a second are read, so nothing is left of the DE's queue after another second."""
+    events = story_of_one()
+    late = [*events[:3], Fetch(3.0, "dg1", (), (NodeReport("d1", 300, 0),)), *events[3:5]]
+    reading = explain_events(DualPath(), [*late, replace(events[-1], nodes=())], (None, 5)).reading
+    assert reading is not None and reading.at_s == 4.0
+    assert (reading.pe.left_tokens, reading.de.left_tokens) == (0, 0)
+    assert (reading.paper, reading.why) == (Side.PE, "equal, and given as much to read so far")
 
 
 def test_a_request_by_its_agent_and_turn_and_one_that_is_not_decided() -> None:
@@ -198,6 +211,25 @@ def test_a_policy_adds_its_own_scores_and_the_papers_rule_stands_beside() -> Non
     assert found.decode.scores == {"asked": "d1/1", "live": 5}
     assert found.reading.scores == {"asked": None, "live": 5}
     assert found.reading.paper is Side.PE and found.decision.reads[0].side is Side.DE
+
+
+class Wrapping:
+    """Lets another policy decide."""
+
+    traits = DualPath.traits
+
+    def __init__(self) -> None:
+        self.places = DualPath()
+
+    def __getattr__(self, word: str) -> Any:
+        return getattr(self.places, word)
+
+
+def test_the_queues_of_a_policy_within_a_policy_are_found() -> None:
+    story = story_of_one()
+    assert explain_events(Wrapping(), story, (None, 5)) == explain_events(
+        DualPath(), story, (None, 5)
+    )
 
 
 class OwnDecode(DualPath):
