@@ -36,4 +36,8 @@ class ComputeError(EngineError):
 
 
 class VirtualDeadlock(EngineError):
-    """In virtual time nothing is left that could ever happen, and work is."""
+    """In virtual time nothing is left that could ever happen, and work is; `hosts` wait for it."""
+
+    def __init__(self, message: str, hosts: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.hosts = hosts

@@ -29,6 +29,7 @@ class Cluster:
         self.groups_by_load = {side: GroupsByLoad() for side in Side}
         self.decisions = 0
         self._turns: dict[int, Turn] = {}
+        self._unplaced: dict[Side, dict[int, Request]] = {side: {} for side in Side}
         for order, engine in enumerate(sorted(spec.engines, key=_natural_order)):
             self._add(engine, order)
         self._sides = {
@@ -44,6 +45,10 @@ class Cluster:
     def on(self, side: Side) -> list[EngineBook]:
         """All engines of one side."""
         return self._sides[side]
+
+    def waiting(self, side: Side) -> list[Request]:
+        """Live requests without an engine of this side, in order of arrival."""
+        return list(self._unplaced[side].values())
 
     def node_of(self, engine: str) -> NodeBook:
         """The book of the node that an engine is part of."""
@@ -78,6 +83,8 @@ class Cluster:
                 "shorten its context or enlarge the decode HBM"
             )
         self._turns[request.id] = Turn(request)
+        for unplaced in self._unplaced.values():
+            unplaced[request.id] = request
 
     def place(self, request_id: int, engine: str) -> Turn:
         """Book a request on the engine chosen for its side."""
@@ -95,6 +102,7 @@ class Cluster:
                 "correct the policy"
             )
         request = turn.request
+        del self._unplaced[side][request_id]
         if side is Side.PE:
             turn.pe = engine
             book.choose(request_id, Load(request.prompt_tokens, request.prompt_tokens))
@@ -152,6 +160,8 @@ class Cluster:
         turn = self._turns.pop(request_id, None)
         if turn is None:
             return
+        for unplaced in self._unplaced.values():
+            unplaced.pop(request_id, None)
         for engine in (turn.pe, turn.de):
             if engine is not None:
                 book = self.engines[engine]

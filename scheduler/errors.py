@@ -2,6 +2,7 @@
 
 DualPathError
 ├── SchedulerError                 a decision was asked for that the cluster cannot give
+│   └── PolicyFailed               a policy raised, or decided what cannot be
 ├── EngineError          (engines/errors.py)   transfer, storage, capacity, deadline
 └── TestbedError         (testbed/errors.py)   input, environment, run
 
@@ -15,3 +16,7 @@ class DualPathError(Exception):
 
 class SchedulerError(DualPathError):
     """An event or decision that contradicts the known cluster."""
+
+
+class PolicyFailed(SchedulerError):
+    """A policy raised, or decided what cannot be; the message has the request and its line."""

@@ -25,6 +25,11 @@ def whole(cluster: Cluster, request: Request, side: Side) -> tuple[ReadExtent, .
 
 def check(cluster: Cluster, request: Request, reads: tuple[ReadExtent, ...]) -> None:
     """Raise SchedulerError unless the reads cover each hit block exactly once."""
+    if not isinstance(reads, tuple) or not all(_is_extent(read) for read in reads):
+        raise SchedulerError(
+            f"the reads {reads!r} of request {request.id} are no tuple of "
+            "ReadExtent(Side.PE or Side.DE, first, count); correct the policy"
+        )
     at = 0
     for read in sorted(reads, key=lambda read: read.first):
         if read.first != at or read.count < 1:
@@ -37,4 +42,12 @@ def check(cluster: Cluster, request: Request, reads: tuple[ReadExtent, ...]) -> 
         f"the reads {reads} of request {request.id} do not cover its "
         f"{request.hit_tokens // cluster.spec.block_tokens} hit blocks once each; "
         "correct the policy"
+    )
+
+
+def _is_extent(read: object) -> bool:
+    return (
+        isinstance(read, ReadExtent)
+        and isinstance(read.side, Side)
+        and type(read.first) is type(read.count) is int
     )

@@ -4,12 +4,13 @@ To try another idea, subclass one of `scheduler/policies/` and change the decisi
 about; `scheduler/lookup.py` finds it by name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
 
 from scheduler.cluster import Cluster
+from scheduler.errors import SchedulerError
 from scheduler.types import ReadExtent, Request
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -42,7 +43,8 @@ class Policy(Protocol):
     """Decides who prefills, who decodes, and who reads; the scheduler keeps the books.
 
     Placements are taken one at a time: each is in the books, its read included, before the
-    next one is asked for. So a generator always sees the cluster as it left it.
+    next one is asked for. So a generator always sees the cluster as it left it. One that cannot
+    be is thrown back to where it was yielded; None stands for no placements.
     """
 
     traits: Traits
@@ -62,3 +64,24 @@ class Policy(Protocol):
     def ended(self, request_id: int) -> None:
         """A request is over; it may still be queued if it failed."""
         ...
+
+
+class Queue(Protocol):
+    """Requests that wait for an engine."""
+
+    def drop(self, request_id: int) -> None:
+        """Forget a request, if it is there."""
+        ...
+
+
+def leaving(queue: Queue, placements: Iterable[Placement] | None) -> Iterator[Placement]:
+    """The placements; whoever is placed leaves the queue, whichever code placed it."""
+    for placement in placements or ():
+        if isinstance(placement, Placement):
+            queue.drop(placement.request_id)
+        try:
+            yield placement
+        except SchedulerError as error:
+            if isinstance(placements, Generator):
+                placements.throw(error)
+            raise

@@ -4,11 +4,13 @@ A request waits for a PE and for a DE at once; each is chosen when a group of th
 Whichever comes second fixes the read path, and the decision goes out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Protocol
 
 from scheduler import path
-from scheduler.cluster import Cluster
+from scheduler.cluster import Cluster, Turn
+from scheduler.errors import SchedulerError
+from scheduler.failure import failed
 from scheduler.policy import Placement, Policy
 from scheduler.types import Arrived, ClusterSpec, Decision, Ended, Event, Fetch
 
@@ -27,32 +29,67 @@ class Scheduler:
     def __init__(self, spec: ClusterSpec, policy: Policy) -> None:
         self._cluster = Cluster(spec)
         self._policy = policy
+        self._asked: tuple[str, int | None] = "", None  # for which decision, and on which request
 
     def handle(self, event: Event) -> list[Decision]:
         """Decisions that this event completes, `seq` rising by one from 1.
 
-        Raises SchedulerError if the event contradicts what is known of the cluster.
+        Raises SchedulerError if the event contradicts what is known of the cluster, PolicyFailed
+        if the policy raises, or decides what cannot be.
         """
         match event:
             case Arrived():
                 self._cluster.arrive(event.request)
-                return self._decide(self._policy.arrived(self._cluster, event.request))
+                self._asked = "arrived", event.request.id
             case Fetch():
                 self._cluster.report(event)
-                return self._decide(self._policy.fetch(self._cluster, event.group))
+                self._asked = "fetch", None
             case Ended():
                 self._cluster.end(event.request_id)
-                self._policy.ended(event.request_id)
-                return []
+                self._asked = "ended", event.request_id
+        try:
+            return self._decide(self._ask(event))
+        except (Exception, SystemExit) as error:
+            decision, request_id = self._asked
+            if request_id is None and isinstance(event, Fetch):  # whom it was to place next
+                side = self._cluster.groups[event.group].side
+                request_id = next((request.id for request in self._cluster.waiting(side)), None)
+            raise failed(self._policy, decision, request_id, error) from error
 
-    def _decide(self, placements: Iterable[Placement]) -> list[Decision]:
+    def _ask(self, event: Event) -> Iterable[Placement] | None:
+        match event:
+            case Arrived():
+                return self._policy.arrived(self._cluster, event.request)
+            case Fetch():
+                return self._policy.fetch(self._cluster, event.group)
+            case Ended():
+                self._policy.ended(event.request_id)
+                return ()
+
+    def _decide(self, placements: Iterable[Placement] | None) -> list[Decision]:
         # One at a time: a policy's next choice rests on the books after this one.
         decisions = []
-        for placement in placements:
-            turn = self._cluster.place(placement.request_id, placement.engine)
-            if turn.pe is None or turn.de is None:
-                continue
-            reads = self._policy.reads(self._cluster, turn.request, turn.pe, turn.de)
-            path.check(self._cluster, turn.request, reads)
-            decisions.append(self._cluster.decide(turn.request.id, turn.pe, turn.de, reads))
+        asked = self._asked
+        for placement in placements or ():
+            turn = self._place(placement, placements)
+            if turn.pe is not None and turn.de is not None:
+                self._asked = "reads", turn.request.id
+                reads = self._policy.reads(self._cluster, turn.request, turn.pe, turn.de)
+                path.check(self._cluster, turn.request, reads)
+                decisions.append(self._cluster.decide(turn.request.id, turn.pe, turn.de, reads))
+            self._asked = asked
         return decisions
+
+    def _place(self, placement: Placement, placements: Iterable[Placement] | None) -> Turn:
+        """Book it; what cannot be is thrown to the line that yielded it."""
+        try:
+            if not isinstance(placement, Placement):
+                raise SchedulerError(
+                    f"a placement is {placement!r}; yield Placement(request.id, engine.name)"
+                )
+            self._asked = self._asked[0], placement.request_id
+            return self._cluster.place(placement.request_id, placement.engine)
+        except SchedulerError as error:
+            if isinstance(placements, Generator):
+                placements.throw(error)
+            raise

@@ -290,6 +290,7 @@ def _interval(bench: Bench, prefill: int, decode: int) -> None:
 def play(case: str, runs: Path) -> Any:
     """One case's result; its progress goes to standard error."""
     command = [sys.executable, "-m", "testbed.cli.main", *CASES[case], "--json",
+               *(["--fresh"] if CASES[case][0] == "compare" else []),
                "--runs", str(runs)]  # fmt: skip
     ended = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if not ended.stdout:

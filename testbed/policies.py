@@ -20,6 +20,7 @@ from scheduler.lookup import file_of, lookup, read
 from scheduler.policy import Policy, Traits
 from testbed.errors import InputError
 from testbed.external.scheduler import label
+from testbed.imports import imported_code
 
 BUILT_IN = "scheduler.policies."
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -120,21 +121,11 @@ def _reads_like(policy: Policy) -> str:
 def _digest(word: str, source: bytes | None, made: Policy) -> str:
     """Of a policy's name, or of its class's in a file, and of the code."""
     found = xxhash.xxh3_128(word.encode())
-    if source is not None:
-        found.update(source)
-    elif not type(made).__module__.startswith(BUILT_IN):
-        for file in _installed_sources(type(made).__module__):
-            found.update(file.read_bytes())
+    if source is None:
+        source = f"import {type(made).__module__}".encode()
+    for code in (source, *imported_code(source)):
+        found.update(code)
     return found.hexdigest()
-
-
-def _installed_sources(module: str) -> list[Path]:
-    """Every source of the package, or the only one, that a policy was installed with."""
-    package = sys.modules[module.partition(".")[0]]
-    folders = list(getattr(package, "__path__", ()))
-    if folders:
-        return sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
-    return [Path(package.__file__)] if package.__file__ else []
 
 
 def _folder(name: str, taken: set[str]) -> str:

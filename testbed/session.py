@@ -10,12 +10,14 @@ from pathlib import Path
 import msgspec
 
 from testbed.bound import bound, reads_of
+from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError, RunFailed
 from testbed.policies import Chosen
 from testbed.results.events import write_events
 from testbed.results.metrics import RunData, measure
 from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import join, judge
+from testbed.reuse import keep, reuse
 from testbed.spec import Experiment
 from testbed.workload import Workload
 from testbed.worlds import virtual
@@ -88,8 +90,12 @@ def play(
     root: Path,
     progress: Progress,
     world: str = EMULATED,
+    fresh: bool = True,
 ) -> Comparison:
-    """Run every policy, one after the other, and compare each with the first."""
+    """Run every policy, one after the other, and compare each with the first.
+
+    Unless `fresh`, finished runs below `root` stand for those that would only repeat them.
+    """
     require_size(experiment, world)
     for policy in policies:  # what cannot be laid out fails before anything is created
         Layout(experiment, workload, policy, Path(), Path())
@@ -97,11 +103,21 @@ def play(
     (folder / "experiment.yaml").write_text(experiment.resolved())
     results: dict[str, PolicyResult] = {}
     verdicts: dict[str, Verdict] = {}
+    reused: dict[str, str] = {}
+    turns = workload_digest(workload)
     for policy in policies:
-        layout = Layout(experiment, workload, policy, folder / policy.folder, cache_folder())
-        results[policy.name], verdicts[policy.name] = _play_one(
-            experiment, workload, layout, progress, WORLDS[world]
-        )
+        own = folder / policy.folder
+        digest = run_digest(world, experiment, turns, policy)
+        if not fresh and (found := reuse(root, digest, world == EMULATED, own)):
+            record, where = found
+            results[policy.name], verdicts[policy.name] = record.result, record.verdict
+            reused[policy.name] = str(where)
+            progress(policy.name, "reused", 0, 0)
+            continue
+        layout = Layout(experiment, workload, policy, own, cache_folder())
+        result, verdict = _play_one(experiment, workload, layout, progress, WORLDS[world])
+        keep(own, digest, result, verdict)
+        results[policy.name], verdicts[policy.name] = result, verdict
     first = results[policies[0].name].throughput_turns_per_s
     comparison = Comparison(
         experiment=name,
@@ -116,6 +132,7 @@ def play(
             for name, result in results.items()
         },
         folder=str(folder),
+        reused=reused,
     )
     (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(comparison)))
     return comparison

@@ -60,19 +60,23 @@ class Watch:
                 said, since_s = self._wires.said, now_s
             elif now_s - since_s > STILL_BEATS * self._pending.beat_s:
                 raise VirtualDeadlock(
-                    f"nothing has happened since {since_s:g} s, and nothing can: {self.waiting()}"
+                    f"nothing has happened since {since_s:g} s, and nothing can: {self.waiting()}",
+                    frozenset(host for host, whats in self._by_host().items() if whats),
                 )
 
     def waiting(self) -> str:
         """Who waits for what: first one of every host, then a second one, at most MOST_NAMED."""
+        whats = list(_in_turns(self._by_host().values()))
+        more = len(whats) - MOST_NAMED
+        return "; ".join([*whats[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+
+    def _by_host(self) -> dict[str, list[str]]:
         by_host: dict[str, list[str]] = {
             host: [f"{host}: {what}" for what in waits()] for host, waits in self._hosts.items()
         }
         for wait in sorted(self._pending.waits.values(), key=lambda wait: wait.end_s):
             by_host.setdefault(wait.host, []).append(f"{wait.host}: {wait.what}")
-        whats = list(_in_turns(by_host.values()))
-        more = len(whats) - MOST_NAMED
-        return "; ".join([*whats[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+        return by_host
 
 
 def _in_turns(lists: Iterable[list[str]]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from scheduler import path
 from scheduler.cluster import Cluster
 from scheduler.decode import DecodeQueue
-from scheduler.policy import Placement, Traits
+from scheduler.policy import Placement, Traits, leaving
 from scheduler.prefill import PrefillQueue
 from scheduler.types import ReadExtent, Request, Side
 
@@ -29,11 +29,19 @@ class DualPath:
     def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
         """Place waiting requests on the fetching group."""
         if cluster.groups[group].side is Side.PE:
-            return self._prefill.fetch(cluster, group)
+            return leaving(self._prefill, self.prefill(cluster, group))
+        return leaving(self._decode, self.decode(cluster, group))
+
+    def prefill(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+        """A PE group fetches: Algorithm 1 (section 6.2)."""
+        return self._prefill.fetch(cluster, group)
+
+    def decode(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+        """A DE group fetches: first the group of each request, then the engine (section 6.3)."""
         return self._decode.fetch(cluster, group)
 
     def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
-        """All hits on the side whose node has less to read."""
+        """All hits on the side whose node has less to read (section 6.4)."""
         return path.whole(cluster, request, path.shorter_queue(cluster, pe, de))
 
     def ended(self, request_id: int) -> None:

@@ -111,6 +111,7 @@ def play_and_tell(
     require: str,
     as_json: bool,
     world: str = EMULATED,
+    fresh: bool = True,
     process: str | None = None,
 ) -> int:
     """Play, print, and return the exit code that the verdict asks for."""
@@ -124,7 +125,7 @@ def play_and_tell(
         talk.print(f"warning: {warning}", style="yellow", markup=False)
     talk.print(text(said, columns(talk)) + "\n", highlight=False, soft_wrap=True, markup=False)
     with Bars([policy.name for policy in policies], talk) as bars:
-        comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world)
+        comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world, fresh)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
     else:

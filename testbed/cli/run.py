@@ -39,4 +39,6 @@ def command(
     if process is not None and policy is not None:
         raise InputError("--policy and a scheduler of your own are two schedulers; choose one")
     words = [] if process is not None else [policy or DEFAULT]
-    return play_and_tell(experiment, spec, plan, words, runs, require, as_json, world, process)
+    return play_and_tell(
+        experiment, spec, plan, words, runs, require, as_json, world, process=process
+    )

@@ -159,6 +159,7 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
             Text(),
             verdict_text(comparison.verdict),
             Text(f"results: {comparison.folder}"),
+            *(Text(f"{name}: reused from {at}") for name, at in comparison.reused.items()),
         ),
         title=Text(title),
         title_align="left",

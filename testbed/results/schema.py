@@ -94,7 +94,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """What `compare --json` prints; `speedup` is each policy's throughput over the first's."""
+    """What `compare --json` prints; `speedup` is each policy's throughput over the first's.
+
+    `reused` has the folders of finished runs that stand for policies' own.
+    """
 
     experiment: str
     world: str
@@ -105,6 +108,7 @@ class Comparison(msgspec.Struct, frozen=True):
     policies: dict[str, PolicyResult]
     speedup: dict[str, float]
     folder: str
+    reused: dict[str, str] = {}
 
 
 def json_schema() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import xxhash
 
 import topologies
 from scheduler.errors import DualPathError
+from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError
 from testbed.policies import Chosen, choose
 from testbed.session import VIRTUAL
@@ -22,7 +23,6 @@ from testbed.worlds.layout import Layout
 from testbed.yamlfile import Document, convert, read_yaml
 
 PACKAGED = Path(str(topologies.__file__)).parent
-CODE = ("engines", "scheduler", "testbed", "topologies")
 MOST_POINTS = 10_000
 POLICIES = ("basic", "dualpath")
 SHAPE = re.compile(r"([0-9]{1,4})P([0-9]{1,4})D", re.IGNORECASE)
@@ -207,7 +207,7 @@ class _Checker:
         self._grid = grid
         self._path = path
         self._fixed = fixed
-        self._basis = f"{world} {code_digest()}"
+        self._world = world
         self._workloads: dict[str, tuple[Workload, str]] = {}
 
     def points(
@@ -228,21 +228,17 @@ class _Checker:
                 Layout(experiment, workload, policy, Path(), Path())
         except DualPathError as error:
             raise InputError(self._complaint(str(error), places)) from error
-        whole = msgspec.json.encode((self._basis, experiment, digest))
         for policy in policies:
-            yield Point(
-                experiment,
-                policy,
-                values,
-                _digest(whole + f"{policy.name} {policy.digest}".encode()),
-            )
+            run = run_digest(self._world, experiment, digest, policy)
+            key = xxhash.xxh3_128_hexdigest(f"{run} {policy.name}".encode())
+            yield Point(experiment, policy, values, key)
 
     def _workload(self, experiment: Experiment) -> tuple[Workload, str]:
         """The last workload is kept: neighbours in a grid often have the same."""
         key = f"{experiment.workload!r} {experiment.seed}"
         if key not in self._workloads:
             workload = build_workload(experiment.workload, experiment.seed)
-            self._workloads = {key: (workload, _digest(msgspec.json.encode(workload)))}
+            self._workloads = {key: (workload, workload_digest(workload))}
         return self._workloads[key]
 
     def _complaint(self, text: str, places: Mapping[str, str]) -> str:
@@ -253,19 +249,6 @@ class _Checker:
         if text.startswith("--set ") or not places:
             return text
         return f"{self._grid}: at {', '.join(places)}: {text}"
-
-
-def code_digest() -> str:
-    """Of the sources of this project: a changed policy gives other results."""
-    found = xxhash.xxh3_128()
-    for package in CODE:
-        for file in sorted((PACKAGED.parent / package).rglob("*.py")):
-            found.update(file.read_bytes())
-    return found.hexdigest()
-
-
-def _digest(raw: bytes) -> str:
-    return xxhash.xxh3_128_hexdigest(raw)
 
 
 def columns(point: Point) -> dict[str, Any]:

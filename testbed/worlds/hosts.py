@@ -5,7 +5,9 @@ import json
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import anyio
@@ -27,13 +29,14 @@ from engines.real.tokens import Author, PrefixKeys
 from engines.seams.clock import Clock
 from testbed.fabric.counters import retransmitted_bytes
 from testbed.worlds.account import HostAccount, write
-from testbed.worlds.plan import HostPlan, HostStart, TruthStart, WorldPlan
-from testbed.worlds.roles import Sides, play_role
+from testbed.worlds.plan import WAITED, HostPlan, HostStart, TruthStart, WorldPlan
+from testbed.worlds.roles import Sides, Waits, play_role
 from testbed.worlds.truth import check
 
 READY, GO_BYTES = b"R", 8
 # On few cores a GPU's layer would wait for a CPU behind work that has no due time of its own.
 BESIDE_NICE = 5
+MOST_NAMED = 5  # of what a host lacks when it fails
 
 
 def main(start_file: Path, control: socket.socket) -> None:
@@ -66,6 +69,7 @@ class _Host:
         self._pools = {
             name: KvPool(name, world.layout, tokens) for name, tokens in plan.pools.items()
         }
+        self._waits: Waits = lambda: ()
         self._decoder: Decoder | None = None
         self._store: DiskStore | None = None
         if isinstance(plan.role, PrefillConfig | DecodeConfig):
@@ -116,7 +120,12 @@ class _Host:
             for pool in self._pools.values():
                 transport.register(pool)
             sides = self._sides(clock, transport)
-            await play_role(role, sides, account)
+            try:
+                await play_role(role, sides, account)
+            except BaseException:
+                if whats := list(islice(self._waits(), MOST_NAMED)):
+                    print(f"{WAITED}{'; '.join(whats)}", file=sys.stderr)
+                raise
             transport.quiesce()
             if isinstance(sides.compute, TorchCompute):
                 account.compute = msgspec.to_builtins(sides.compute.stats)
@@ -137,7 +146,11 @@ class _Host:
             world,
             self._store,
             self._compute(clock),
+            self._meet,
         )
+
+    def _meet(self, waits: Waits) -> None:
+        self._waits = waits
 
     def _compute(self, clock: Clock) -> TorchCompute | None:
         if self._decoder is None:

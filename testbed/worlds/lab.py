@@ -20,7 +20,15 @@ from testbed.errors import RunFailed
 from testbed.fabric.private import hold_lifeline
 from testbed.fabric.shaping import HEADER_BYTES
 from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
-from testbed.worlds.plan import HostStart, LabPlan, TruthStart, WirePlan
+from testbed.worlds.plan import (
+    AGENTS,
+    SCHEDULER,
+    WAITED,
+    HostStart,
+    LabPlan,
+    TruthStart,
+    WirePlan,
+)
 from testbed.worlds.samples import (
     PortBytes,
     Sample,
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 
 START_AHEAD_S = 0.2
 ROOT_CAUSE_S = 0.5  # how long to listen for the host that died first
+SCHEDULER_S = 2.0  # and for the scheduler's, which knows what is undecided
 LOST_PEER = "ended without a goodbye"
 
 
@@ -161,12 +170,12 @@ class Lab:
         period_s, grid = self._plan.sample_period_s, 0
         with selectors.DefaultSelector() as selector:
             selector.register(self._server.socket, selectors.EVENT_READ, "")
-            selector.register(self._controls["agents"], selectors.EVENT_READ, "agents")
+            selector.register(self._controls[AGENTS], selectors.EVENT_READ, AGENTS)
             while self._running:
                 due_s = start_s + grid * period_s
                 events = selector.select(max(0.0, due_s - time.monotonic()))
                 for key, _ in events:
-                    if key.data == "agents":
+                    if key.data == AGENTS:
                         self._pass_on(selector)
                     else:
                         self._hear_exit()
@@ -176,9 +185,9 @@ class Lab:
         self._samples.append(_look(fabric, time.monotonic()))
 
     def _pass_on(self, selector: selectors.BaseSelector) -> None:
-        lines = self._controls["agents"].recv(1 << 16)
+        lines = self._controls[AGENTS].recv(1 << 16)
         if not lines:
-            selector.unregister(self._controls["agents"])
+            selector.unregister(self._controls[AGENTS])
             return
         ended, total = json.loads(lines.splitlines()[-1])
         say(progress=ended, total=total)
@@ -192,19 +201,35 @@ class Lab:
     def _root_cause(self, first: Exited) -> RunFailed:
         """When one host dies its peers follow, and may be heard first: prefer who was not told."""
         failed = [first]
-        deadline_s = time.monotonic() + ROOT_CAUSE_S
-        while select.select([self._server.socket], [], [], max(0, deadline_s - time.monotonic()))[
-            0
-        ]:
+        began_s = time.monotonic()
+        while True:
+            heard = SCHEDULER in [end.host for end in failed]
+            wait_s = (ROOT_CAUSE_S if heard else SCHEDULER_S) - (time.monotonic() - began_s)
+            if not select.select([self._server.socket], [], [], max(0, wait_s))[0]:
+                break
             failed.append(self._server.exited())
-        failures = [
-            self._failure(end.host, f"with code {end.code}") for end in failed if end.code != 0
-        ]
-        own = [failure for failure in failures if LOST_PEER not in str(failure)]
-        return (own or failures)[0]
+        failures = {
+            end.host: self._failure(end.host, f"with code {end.code}")
+            for end in failed
+            if end.code != 0
+        }
+        own = [host for host, failure in failures.items() if LOST_PEER not in str(failure)]
+        host = own[0] if own else next(iter(failures))
+        undecided = "" if host == SCHEDULER else self._undecided()
+        return RunFailed(f"{failures[host]}{undecided}")
+
+    def _undecided(self) -> str:
+        """What the scheduler's host says that it waited for, if it has ended too."""
+        log = self._log(SCHEDULER)
+        lines = log.read_text().splitlines() if log.exists() else []
+        waited = next((line for line in lines if line.startswith(WAITED)), "")
+        return f"; {SCHEDULER} {waited}" if waited else ""
+
+    def _log(self, host: str) -> Path:
+        return self._folder / "logs" / f"{host}.log"
 
     def _failure(self, host: str, how: str) -> RunFailed:
-        log = self._folder / "logs" / f"{host}.log"
+        log = self._log(host)
         lines = log.read_text().strip().splitlines() if log.exists() else []
         last = lines[-1] if lines else "it left no word"
         return RunFailed(f"host {host} ended {how}: {last} (whole story: {log})")

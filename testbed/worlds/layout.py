@@ -33,7 +33,7 @@ from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Workload, averages
 from testbed.worlds.knobs import knobs
-from testbed.worlds.plan import HostPlan, LabPlan, Opening, WirePlan, WorldPlan
+from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, Opening, WirePlan, WorldPlan
 
 PADDED_TO_ROWS = 128
 PHASES = 32  # decode ticks in the time of a block's tokens
@@ -84,7 +84,7 @@ class Layout:
         for engine in self.cluster.engines:
             self._lanes[engine.node].append(engine.name)
         gpu_hosts = dict.fromkeys(self._gpu_hosts.values())
-        self._concerned = [*self._buffers.values(), *gpu_hosts, "sched", "agents"]
+        self._concerned = [*self._buffers.values(), *gpu_hosts, SCHEDULER, AGENTS]
         self._storages = tuple(f"store{n}" for n in range(experiment.cluster.storage_hosts))
 
     def plan(self, run_id: int) -> LabPlan:
@@ -170,12 +170,12 @@ class Layout:
         hosts += [self._buffer_host(node) for node in self._nodes]
         hosts += [self._engine_host(node, host) for node in self._nodes for host in self._on(node)]
         word = self.chosen.word_in(self._folder)
-        service = ServiceConfig("sched", self.cluster, word, self._gpu_hosts, self._buffers)
+        service = ServiceConfig(SCHEDULER, self.cluster, word, self._gpu_hosts, self._buffers)
         hosts.append(HostPlan(service, {}))
         everyone = tuple(host.name for host in hosts)
         agents = AgentsConfig(
-            host="agents",
-            scheduler="sched",
+            host=AGENTS,
+            scheduler=SCHEDULER,
             everyone=everyone,
             agents=self._workload.agents,
             block_tokens=BLOCK_TOKENS,
@@ -244,7 +244,7 @@ class Layout:
             gpu=GpuTime(experiment.model.per_token_s, experiment.model.per_pair_s),
             pool_tokens=len(lanes) * prefill_lane_tokens(experiment),
             buffers=self._buffers,
-            client="agents",
+            client=AGENTS,
             deadline_s=experiment.engine.deadline_s,
         )
         return HostPlan(config, {"hbm": _addresses(config.pool_tokens)})
@@ -266,8 +266,8 @@ class Layout:
             persist_base=hosts.index(host) * _addresses(persist),
             persist_tokens=persist,
             kv_samples=experiment.engine.kv_samples,
-            client="agents",
-            scheduler="sched",
+            client=AGENTS,
+            scheduler=SCHEDULER,
             deadline_s=experiment.engine.deadline_s,
         )
         return HostPlan(config, {"hbm": len(lanes) * _addresses(config.lane_tokens)})
@@ -283,7 +283,7 @@ class Layout:
             leader=engines[0],
             engines=tuple(engines),
             members=(*engines, *(self._buffers[node] for node in nodes)),
-            scheduler="sched",
+            scheduler=SCHEDULER,
             period_s=period_s,
             phase_s=period_s * peers.index(name) / len(peers),
             load_bytes=COLLECTIVE_BYTES,

@@ -13,6 +13,9 @@ from engines.config import (
 from engines.layout import DecoderShape, KvLayout
 from scheduler.policy import Traits
 
+SCHEDULER, AGENTS = "sched", "agents"  # hosts that every cluster has one of
+WAITED = "waited: "  # begins the line of a host's log with what it lacked when it failed
+
 RoleConfig = (
     StorageConfig | BufferConfig | PrefillConfig | DecodeConfig | ServiceConfig | AgentsConfig
 )

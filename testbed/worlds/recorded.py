@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engines.config import ServiceConfig
+from scheduler.errors import PolicyFailed
 from scheduler.lookup import lookup
 from scheduler.protocol import VERSION, Decided, Hello, News, Ready, encode
 from scheduler.scheduler import Decides, Scheduler
 from scheduler.types import Decision, Event
-from testbed.errors import RunFailed
 from testbed.external.scheduler import external
 from testbed.results.scheduler_log import NAME, log_writer
 from testbed.worlds.plan import WorldPlan
@@ -50,7 +50,7 @@ def recorded(role: ServiceConfig, world: WorldPlan) -> Iterator[Decides]:
         with external(role.policy, hello, folder, world.scheduler_deadline_s) as process:
             write(encode(Ready(VERSION, process.traits)))
             if process.traits != world.ready:
-                raise RunFailed(
+                raise PolicyFailed(
                     f"the scheduler asked for {process.traits} in the run, and for {world.ready} "
                     "before it; let it answer `hello` the same each time"
                 )

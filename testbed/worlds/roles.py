@@ -21,6 +21,7 @@ from engines.seams.transport import Transport
 from engines.service import Service
 from engines.storage import Storage
 from testbed.worlds.account import HostAccount
+from testbed.worlds.guard import no_endless_decision
 from testbed.worlds.plan import RoleConfig, WorldPlan
 from testbed.worlds.recorded import recorded
 
@@ -71,7 +72,7 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
-            with recorded(role, sides.world) as scheduler:
+            with recorded(role, sides.world) as scheduler, no_endless_decision():
                 service = Service(role, clock, transport, scheduler)
                 sides.meet(service.waits)
                 await service.run()

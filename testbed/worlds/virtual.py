@@ -13,6 +13,7 @@ import anyio
 
 from engines.agents import OPENING_CHAINS, AgentPlan, AgentsConfig, TurnRecord
 from engines.config import DecodeConfig, PrefillConfig, StorageConfig
+from engines.errors import VirtualDeadlock
 from engines.kv import blocks, storage_of
 from engines.modelled.clock import VirtualClock
 from engines.modelled.compute import PacedCompute
@@ -25,13 +26,13 @@ from engines.modelled.transport import FluidTransport, Wires
 from engines.modelled.watch import Watch
 from engines.seams.compute import Compute
 from engines.seams.store import Store
-from scheduler.errors import DualPathError
+from scheduler.errors import DualPathError, PolicyFailed
 from testbed.errors import RunFailed
 from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
 from testbed.results.utilisation import capacities
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.held import HeldKv
-from testbed.worlds.plan import HostPlan, LabPlan, WirePlan
+from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, WirePlan
 from testbed.worlds.roles import Sides, play_role
 from testbed.worlds.samples import PortBytes, Sample, Samples
 from topologies.shape import ClusterShape, Port
@@ -53,13 +54,13 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
         try:
             run_virtual(world.play)
         except DualPathError as error:
-            raise RunFailed(f"the virtual world stopped: {error}") from error
+            raise RunFailed(_told(error)) from error
         except BaseExceptionGroup as errors:
             ours, others = errors.split(DualPathError)
             if ours is None or others is not None:
                 raise
             first = next(_leaves(ours))
-            raise RunFailed(f"the virtual world stopped: {first}") from first
+            raise RunFailed(_told(first)) from first
     return world.data(time.perf_counter() - began_s)
 
 
@@ -75,6 +76,15 @@ def _rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+def _told(error: DualPathError) -> str:
+    """What ended the world, and whether that is the policy's doing."""
+    if isinstance(error, PolicyFailed):
+        return str(error)
+    if isinstance(error, VirtualDeadlock) and SCHEDULER in error.hosts <= {SCHEDULER, AGENTS}:
+        return f"the policy leaves turns undecided, and every engine is idle: {error}"
+    return f"the virtual world stopped: {error}"
 
 
 def _leaves(group: BaseExceptionGroup[DualPathError]) -> Iterator[DualPathError]:
@@ -104,6 +114,7 @@ class _World:
         self._kv = HeldKv(plan, self._author()) if plan.world.real_kv else None
         self._wires, self._transports = self._build_wires()
         self._watch = Watch(self.clock, self._wires)
+        self._watch.meet(SCHEDULER, lambda: ())  # first: of many who wait not all are named
         self._accounts = {
             host.name: HostAccount(host.name, type(host.role).__name__, 0.0, 0.0, 0)
             for host in plan.hosts

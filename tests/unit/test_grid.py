@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed import content
 from testbed.errors import InputError
 from testbed.spec_workload import FixedWorkload
-from testbed.sweep import grid
 from testbed.sweep.grid import Point, columns, read_points
 
 PACKAGED = Path(__file__).parents[2] / "topologies"
@@ -86,7 +86,7 @@ def test_the_digest_is_that_of_what_is_played(
     (told,) = points(tmp_path, text.replace("loads: [3]\n", ""), "workload.agents=3")
     (seed,) = points(tmp_path, text + "seeds: [1]")
     (emulated,) = points(tmp_path, text, "scale.time_scale=1.0", world="emulated")
-    monkeypatch.setattr(grid, "code_digest", lambda: "other code")
+    monkeypatch.setattr(content, "code_digest", lambda: "other code")
     (changed,) = points(tmp_path, text)
     assert first.digest == same.digest == told.digest
     assert len({point.digest for point in (first, seed, emulated, changed)}) == 4
