@@ -1,12 +1,13 @@
 """The scheduler of a run, and the log of what it was told and what it decided."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from engines.config import ServiceConfig
 from scheduler.errors import PolicyFailed
 from scheduler.lookup import lookup
+from scheduler.policy import Traits
 from scheduler.protocol import VERSION, Decided, Hello, News, Ready, encode
 from scheduler.scheduler import Decides, Scheduler
 from scheduler.types import Decision, Event
@@ -36,22 +37,34 @@ class Recorded:
 
 
 @contextmanager
-def recorded(role: ServiceConfig, world: WorldPlan) -> Iterator[Decides]:
-    """The role's scheduler, ended with the block, and its log in the run's folder."""
+def schedulers(role: ServiceConfig, world: WorldPlan) -> Iterator[Callable[[], Decides]]:
+    """What makes the role's scheduler, and another one after a restart, with one log for all.
+
+    A scheduler ends when the next one begins, or with the block.
+    """
     hello = Hello(VERSION, role.cluster, role.policy, world.policy_knobs)
-    folder = Path(world.folder)
-    with log_writer(folder / NAME) as write:
-        write(encode(hello))
-        if world.ready is None:
-            policy = lookup(role.policy, **world.policy_knobs)
-            write(encode(Ready(VERSION, policy.traits)))
-            yield Recorded(Scheduler(role.cluster, policy), write)
-            return
-        with external(role.policy, hello, folder, world.scheduler_deadline_s) as process:
-            write(encode(Ready(VERSION, process.traits)))
-            if process.traits != world.ready:
-                raise PolicyFailed(
-                    f"the scheduler asked for {process.traits} in the run, and for {world.ready} "
-                    "before it; let it answer `hello` the same each time"
-                )
-            yield Recorded(process, write)
+    with log_writer(Path(world.folder) / NAME) as write, ExitStack() as term:
+
+        def make() -> Decides:
+            term.close()
+            write(encode(hello))
+            scheduler, traits = term.enter_context(_scheduler(hello, world))
+            write(encode(Ready(VERSION, traits)))
+            return Recorded(scheduler, write)
+
+        yield make
+
+
+@contextmanager
+def _scheduler(hello: Hello, world: WorldPlan) -> Iterator[tuple[Decides, Traits]]:
+    if world.ready is None:
+        policy = lookup(hello.policy, **hello.knobs)
+        yield Scheduler(hello.cluster, policy), policy.traits
+        return
+    with external(hello.policy, hello, Path(world.folder), world.scheduler_deadline_s) as process:
+        if process.traits != world.ready:
+            raise PolicyFailed(
+                f"the scheduler asked for {process.traits} in the run, and for {world.ready} "
+                "before it; let it answer `hello` the same each time"
+            )
+        yield process, process.traits
