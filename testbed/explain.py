@@ -1,7 +1,7 @@
 """Why a request of a finished run went where it went: its scheduler's log, decided once more."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from scheduler.protocol import Hello
 from scheduler.reasons import Explanation
 from scheduler.scheduler import Scheduler
 from scheduler.types import Arrived, Decision, Event
-from testbed.decide import opening, require_same, steps
+from testbed.decide import Step, require_same, terms
 from testbed.errors import InputError, NotReproduced, RunFailed
 from testbed.external.scheduler import is_external
 from testbed.results.scheduler_log import NAME, read_log
@@ -60,15 +60,29 @@ def explain(folder: Path, word: str) -> Explained:
     Raises InputError if it has no such request; NotReproduced if it is not decided as it was.
     """
     request = wanted(word)
-    lines = read_log(folder / NAME)
-    hello = opening(lines)
-    asked = not is_external(hello.policy)
-    policy = _policy(hello, folder) if asked else None
-    explainer = Explainer(hello.cluster, policy, request)
-    decide = _follow(hello, explainer) if policy is None else _ask(hello, policy, explainer)
     arrived: list[Arrived] = []
-    failure = ""
-    said = steps(lines)
+    found: Explanation | None = None
+    asked, failure = True, ""
+    # A scheduler that was restarted begins anew: the request was decided by one of them.
+    for hello, said in terms(read_log(folder / NAME)):
+        asked = not is_external(hello.policy)
+        policy = _policy(hello, folder) if asked else None
+        explainer = Explainer(hello.cluster, policy, request)
+        decide = _follow(hello, explainer) if policy is None else _ask(hello, policy, explainer)
+        failure = _decide_again(folder, said, decide, explainer, arrived)
+        found = explainer.found or found
+        if found and found.decision:
+            break
+    if found is None:
+        raise InputError(f"{folder} has no request {word}; {_known(request, arrived)}")
+    later_s = _later_s(folder / "events.jsonl", found.request.id)
+    return Explained(str(folder.parent), folder.name, asked, found, later_s, failure)
+
+
+def _decide_again(
+    folder: Path, said: Iterator[Step], decide: Decide, explainer: Explainer, arrived: list[Arrived]
+) -> str:
+    """Play a scheduler's events until the request is decided; returns what ended the run, if so."""
     for step in said:
         if isinstance(step.event, Arrived):
             arrived.append(step.event)
@@ -78,8 +92,7 @@ def explain(folder: Path, word: str) -> Explained:
             require_same(step._replace(made=tuple(made)))
         except (SchedulerError, RunFailed) as error:
             if isinstance(error, SchedulerError) and next(said, None) is None:
-                failure = str(error)  # what ended the run ends its replay
-                break
+                return str(error)  # what ended the run ends its replay
             raise NotReproduced(
                 f"{folder}: {error}; the code of {folder.name} or of the scheduler is another one "
                 "since: play it again"
@@ -87,10 +100,7 @@ def explain(folder: Path, word: str) -> Explained:
         explainer.after(made)
         if explainer.found and explainer.found.decision:
             break
-    if explainer.found is None:
-        raise InputError(f"{folder} has no request {word}; {_known(request, arrived)}")
-    later_s = _later_s(folder / "events.jsonl", explainer.found.request.id)
-    return Explained(str(folder.parent), folder.name, asked, explainer.found, later_s, failure)
+    return ""
 
 
 def _policy(hello: Hello, folder: Path) -> Policy:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from scheduler.errors import PolicyFailed
 from scheduler.protocol import VERSION, Hello
 from testbed.cluster import check_fits, cluster_spec
 from testbed.errors import RunFailed
@@ -33,6 +34,6 @@ def _asked(policy: Chosen, experiment: Experiment, workload: Workload) -> Chosen
     hello = Hello(VERSION, cluster_spec(experiment, means), policy.word, limits(experiment))
     try:
         traits = ask_ready(policy.word, hello, experiment.engine.scheduler_deadline_s)
-    except RunFailed as error:
+    except PolicyFailed as error:
         raise RunFailed(f"policy {policy.name}: {error}") from error
     return replace(policy, ready=traits)

@@ -13,11 +13,10 @@ import msgspec
 
 from scheduler import path, protocol
 from scheduler.cluster import Cluster
-from scheduler.errors import SchedulerError
+from scheduler.errors import PolicyFailed, SchedulerError
 from scheduler.policy import Traits
 from scheduler.protocol import Decided, Hello, Line, News, Ready
 from scheduler.types import Arrived, Decision, Ended, Event, Fetch
-from testbed.errors import RunFailed
 from testbed.external.channel import Channel, ChannelError, command_words, connected, spawned
 
 COMMAND, SOCKET = "cmd:", "unix:"
@@ -51,7 +50,7 @@ def ask_ready(word: str, hello: Hello, deadline_s: float = DEADLINE_S) -> Traits
 
 @contextmanager
 def external(word: str, hello: Hello, folder: Path, deadline_s: float) -> Iterator["External"]:
-    """The scheduler behind a word, ended with the block; raises InputError and RunFailed."""
+    """The scheduler behind a word, ended with the block; raises InputError and PolicyFailed."""
     if word.startswith(COMMAND):
         channel = spawned(word.removeprefix(COMMAND), folder / WORDS, deadline_s)
     else:
@@ -63,7 +62,7 @@ def external(word: str, hello: Hello, folder: Path, deadline_s: float) -> Iterat
 class External:
     """A scheduler that speaks the protocol over a channel.
 
-    Raises RunFailed at an answer that is none, that contradicts the cluster, or that does not
+    Raises PolicyFailed at an answer that is none, that contradicts the cluster, or that does not
     come, and the same again if it is asked once more.
     """
 
@@ -72,7 +71,7 @@ class External:
         self._cluster = Cluster(hello.cluster)
         self._news = News()
         self._lines = 0
-        self._failed: RunFailed | None = None
+        self._failed: PolicyFailed | None = None
         ready = self._ask(hello)
         if not isinstance(ready, Ready):
             self._refuse(hello, "answered with another line than `ready`")
@@ -139,5 +138,5 @@ class External:
         )
 
     def _fail(self, why: str) -> NoReturn:
-        self._failed = RunFailed(f"the scheduler {why}")
+        self._failed = PolicyFailed(f"the scheduler {why}")
         raise self._failed

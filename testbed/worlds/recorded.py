@@ -5,11 +5,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from engines.config import ServiceConfig
+from scheduler.errors import PolicyFailed
 from scheduler.lookup import lookup
+from scheduler.policy import Traits
 from scheduler.protocol import VERSION, Decided, Hello, News, Ready, encode
 from scheduler.scheduler import Decides, Scheduler
 from scheduler.types import Decision, Event
-from testbed.errors import RunFailed
 from testbed.external.scheduler import external
 from testbed.results.scheduler_log import NAME, log_writer
 from testbed.worlds.plan import WorldPlan
@@ -36,37 +37,34 @@ class Recorded:
 
 
 @contextmanager
-def recorded(role: ServiceConfig, world: WorldPlan) -> Iterator[Callable[[], Decides]]:
-    """How to make the role's scheduler, each into the one log in the run's folder.
+def schedulers(role: ServiceConfig, world: WorldPlan) -> Iterator[Callable[[], Decides]]:
+    """What makes the role's scheduler, and another one after a restart, with one log for all.
 
-    A process that was made ends with the next one, or with the block.
+    A scheduler ends when the next one begins, or with the block.
     """
-    with log_writer(Path(world.folder) / NAME) as write, ExitStack() as process:
+    hello = Hello(VERSION, role.cluster, role.policy, world.policy_knobs)
+    with log_writer(Path(world.folder) / NAME) as write, ExitStack() as term:
 
         def make() -> Decides:
-            process.close()
-            return Recorded(_begin(role, world, write, process), write)
+            term.close()
+            write(encode(hello))
+            scheduler, traits = term.enter_context(_scheduler(hello, world))
+            write(encode(Ready(VERSION, traits)))
+            return Recorded(scheduler, write)
 
         yield make
 
 
-def _begin(
-    role: ServiceConfig, world: WorldPlan, write: Callable[[bytes], object], process: ExitStack
-) -> Decides:
-    """Make a scheduler, and write down what it and we said first."""
-    hello = Hello(VERSION, role.cluster, role.policy, world.policy_knobs)
-    write(encode(hello))
+@contextmanager
+def _scheduler(hello: Hello, world: WorldPlan) -> Iterator[tuple[Decides, Traits]]:
     if world.ready is None:
-        policy = lookup(role.policy, **world.policy_knobs)
-        write(encode(Ready(VERSION, policy.traits)))
-        return Scheduler(role.cluster, policy)
-    answered = process.enter_context(
-        external(role.policy, hello, Path(world.folder), world.scheduler_deadline_s)
-    )
-    write(encode(Ready(VERSION, answered.traits)))
-    if answered.traits != world.ready:
-        raise RunFailed(
-            f"the scheduler asked for {answered.traits} in the run, and for {world.ready} "
-            "before it; let it answer `hello` the same each time"
-        )
-    return answered
+        policy = lookup(hello.policy, **hello.knobs)
+        yield Scheduler(hello.cluster, policy), policy.traits
+        return
+    with external(hello.policy, hello, Path(world.folder), world.scheduler_deadline_s) as process:
+        if process.traits != world.ready:
+            raise PolicyFailed(
+                f"the scheduler asked for {process.traits} in the run, and for {world.ready} "
+                "before it; let it answer `hello` the same each time"
+            )
+        yield process, process.traits

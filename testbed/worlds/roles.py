@@ -23,7 +23,7 @@ from engines.storage import Storage
 from testbed.worlds.account import HostAccount
 from testbed.worlds.guard import no_endless_decision
 from testbed.worlds.plan import RoleConfig, WorldPlan
-from testbed.worlds.recorded import recorded
+from testbed.worlds.recorded import schedulers
 
 Waits = Callable[[], Iterable[str]]
 
@@ -73,7 +73,7 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
-            with recorded(role, sides.world) as make, no_endless_decision():
+            with schedulers(role, sides.world) as make, no_endless_decision():
                 service = Service(role, clock, transport, make)
                 sides.meet(service.waits)
                 await service.run()
