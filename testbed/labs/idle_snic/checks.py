@@ -60,7 +60,7 @@ def _file(own: Region) -> Check:
 
 
 def _right(mine: Mapping[str, Outcome]) -> Check:
-    title, expected = "every token right", "all of them"
+    title, expected = "runs, every token right", "all of them"
     broken = next((run for run in mine.values() if isinstance(run, Broken)), None)
     if broken is not None:
         return _check(
