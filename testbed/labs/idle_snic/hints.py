@@ -108,8 +108,9 @@ def _ties(run: Played) -> Hint:
             f"read, and in {choices.tied_pe} of these you took the prefill node. {_shares(run)}.",
             "With little load, both queues are mostly empty. What does your code say if the two "
             "numbers are equal? `<` and `<=` are both a rule, and each always takes one side.",
-            BOOKS + "`last_read` grows with each read of a node. Or remember something yourself, "
-            "in an `__init__` that first calls `super().__init__()`.",
+            "Remember what each node was given to read, in an `__init__` that first calls "
+            "`super().__init__()`; a tie goes to the one that was given less. Or find a number in "
+            "`NodeBook` (scheduler/books.py) that says as much.",
         ),
     )
 
