@@ -12,6 +12,7 @@ from testbed.labs import folder as folders
 from testbed.labs.catalogue import LABS, find_lab
 from testbed.labs.check import LIMIT_S, as_json, check_folder
 from testbed.labs.report import class_table, report, unanswered
+from testbed.labs.result import Result
 from testbed.labs.show import STAGES, render
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path), default=Path())
@@ -68,7 +69,7 @@ def check(folder: Path, hints: int, whole_class: bool, json: bool, limit: float)
             click.echo(line, nl=False)
         return 0
     opened = folders.open_folder(folder)
-    result = check_folder(opened, limit)
+    result = _checked(opened, limit)
     if json:
         sys.stdout.write(as_json(result))
     else:
@@ -82,7 +83,7 @@ def check(folder: Path, hints: int, whole_class: bool, json: bool, limit: float)
 def make_report(folder: Path, limit: float) -> None:
     """Write report.md, the one file to hand in: answers, checks, plot, code."""
     opened = folders.open_folder(folder)
-    result = check_folder(opened, limit)
+    result = _checked(opened, limit)
     path = folder / folders.REPORT
     try:
         path.write_text(report(opened, result), "utf-8", newline="\n")
@@ -93,3 +94,8 @@ def make_report(folder: Path, limit: float) -> None:
     if unanswered(opened):
         said += f"; {folders.ANSWERS} has no answers yet: write them, and make the report again"
     click.echo(said, err=True)
+
+
+def _checked(opened: folders.LabFolder, limit: float) -> Result:
+    with Console(stderr=True).status("playing in virtual time; some seconds"):
+        return check_folder(opened, limit)

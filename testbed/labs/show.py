@@ -11,6 +11,7 @@ from rich.text import Text
 from testbed.labs.result import Check, Result
 
 STAGES = 3
+PRINTED_LINES = 10
 COLUMNS = 80  # a report's
 
 
@@ -18,7 +19,9 @@ def render(result: Result, plot: RenderableType, stages: int) -> RenderableType:
     """The whole of it, with so many stages of the first hint that applies."""
     parts = [_head(result), Text(), plot, Text(), _table(result.checks), *_help(result, stages)]
     if result.printed:
-        printed = Text(result.printed.rstrip())
+        lines = result.printed.splitlines()
+        more = ["..."] if len(lines) > PRINTED_LINES else []
+        printed = Text("\n".join([*lines[:PRINTED_LINES], *more]))
         parts += [Text("\nYour code printed:"), Padding(printed, (0, 0, 0, 2))]
     return Group(*parts)
 

@@ -181,6 +181,20 @@ def test_the_page_works_word_for_word(tmp_path: Path) -> None:
     assert "10 of 10" in (where / "report.md").read_text()
 
 
+def test_the_page_of_all_labs_shows_commands_that_work(
+    tmp_path: Path, solved: tuple[LabFolder, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("testbed.cli.lab", "testbed.labs.report"):
+        monkeypatch.setattr(f"{module}.check_folder", lambda *_: solved[1])
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"(?ms)^```sh\n(.*?)^```", (PAGES / "README.md").read_text())
+    lines = block.splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    assert (tmp_path / "idle-snic" / "report.md").is_file()
+
+
 def played(code: str, limit_s: float = 60.0) -> tuple[Played | Broken, str]:
     player = Player(LAB.experiment(""), [Job("main", (), MINE)], code.encode(), limit_s)
     try:

@@ -57,3 +57,8 @@ def test_it_runs_from_wheels_alone(tmp_path: Path) -> None:
         env=OFFLINE, cwd=tmp_path,
     )  # fmt: skip
     assert json.loads(said)["verdict"]["functional"] == "passed"
+
+    lab = tmp_path / "idle-snic"
+    call(programs / "testbed", "lab", "start", "idle-snic", env=OFFLINE, cwd=tmp_path)
+    call(programs / "testbed", "lab", "report", env=OFFLINE, cwd=lab)
+    assert "2 of 10" in (lab / "report.md").read_text()

@@ -22,7 +22,7 @@ def of_file(fault: str) -> Hint:
     return Hint(
         "file",
         (
-            f"{fault[0].upper()}{fault[1:]}.",
+            _sentence(fault),
             "Only the lines between the two marks are yours; at most 30 of them may be code.",
             "`testbed lab start idle-snic FOLDER` makes a fresh starter in another folder.",
         ),
@@ -48,7 +48,7 @@ def of_broken(run: Broken) -> Hint:
         "What `side` is given: the books (scheduler/cluster.py, scheduler/books.py) and the "
         "request (`Request` in scheduler/types.py)."
     )
-    return Hint(run.kind, (run.what + ".", look, book))
+    return Hint(run.kind, (_sentence(run.what), look, book))
 
 
 def of_choices(run: Played) -> Hint:
@@ -108,11 +108,16 @@ def _ties(run: Played) -> Hint:
             f"read, and in {choices.tied_pe} of these you took the prefill node. {_shares(run)}.",
             "With little load, both queues are mostly empty. What does your code say if the two "
             "numbers are equal? `<` and `<=` are both a rule, and each always takes one side.",
-            BOOKS + "`last_read` grows with each read of a node. Or remember something yourself, "
-            "in an `__init__` that first calls `super().__init__()`.",
+            "Remember what each node was given to read, in an `__init__` that first calls "
+            "`super().__init__()`; a tie goes to the one that was given less. Or find a number in "
+            "`NodeBook` (scheduler/books.py) that says as much.",
         ),
     )
 
 
 def _shares(run: Played) -> str:
     return ", ".join(f"{node} reads {share:.0%}" for node, share in run.read_share.items())
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}."

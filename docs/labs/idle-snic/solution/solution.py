@@ -19,13 +19,21 @@ class MyReadPath(DualPath):
 
     # ---- your lines begin here: at most 30 ----
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: dict[str, int] = {}  # tokens that each node was ever given to read
+
     def side(self, cluster: Cluster, request: Request, pe: str, de: str) -> Side:
-        """Side.PE or Side.DE: the node of engine `pe` reads, or that of engine `de`."""
-        pe_node, de_node = cluster.node_of(pe), cluster.node_of(de)
-        pe_tokens, de_tokens = pe_node.read_queue_tokens, de_node.read_queue_tokens
-        if pe_tokens == de_tokens:  # whoever has not read for longer
-            return Side.PE if pe_node.last_read <= de_node.last_read else Side.DE
-        return Side.PE if pe_tokens < de_tokens else Side.DE
+        """The side whose node has less to read; if that is equal, the one that was given less."""
+        nodes = {Side.PE: cluster.node_of(pe), Side.DE: cluster.node_of(de)}
+        ranks = {
+            side: (node.read_queue_tokens, self._given.get(node.name, 0))
+            for side, node in nodes.items()
+        }
+        side = min(ranks, key=ranks.__getitem__)
+        name = nodes[side].name
+        self._given[name] = self._given.get(name, 0) + request.hit_tokens
+        return side
 
     # ---- your lines end here ----
 
