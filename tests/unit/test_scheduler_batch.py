@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.batch import Candidate, pack
+from scheduler.batch import Candidate, Chunk, pack
 from scheduler.policy import Traits
 
 
@@ -119,3 +119,52 @@ def test_forwards_end(sizes: list[tuple[int, int]], quota_s: float) -> None:
                 left[chunk.request] = (cached + chunk.tokens, pending - chunk.tokens)
         forwards += 1
     assert not left
+
+
+def literally(
+    candidates: list[Candidate], quota_s: float | None, max_tokens: int | None
+) -> list[Chunk]:
+    """The paper's text, token by token: add in FIFO order; on overflow, the most that fits."""
+    chunks: list[Chunk] = []
+    for candidate in candidates:
+        spent_s = sum(chunk.gpu_s for chunk in chunks)
+        spent_tokens = sum(chunk.tokens for chunk in chunks)
+        tokens = 0
+        while tokens < candidate.pending_tokens:
+            if max_tokens is not None and spent_tokens + tokens + 1 > max_tokens:
+                break
+            if quota_s is not None and spent_s + quadratic(candidate, tokens + 1) > quota_s:
+                break
+            tokens += 1
+        if tokens == 0 and candidate.pending_tokens and not chunks:
+            tokens = 1
+        if tokens or not candidate.pending_tokens:
+            chunks.append(Chunk(candidate.request, tokens, quadratic(candidate, tokens)))
+        if tokens < candidate.pending_tokens:
+            break
+    return chunks
+
+
+def quadratic(candidate: Candidate, tokens: int) -> float:
+    """Seconds in whole numbers, that sums are exact and limits are often met to the point."""
+    return tokens * (1 + candidate.cached_tokens // 16) + tokens * tokens // 8
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 40)), max_size=8),
+    st.none() | st.integers(1, 120).map(float),
+    st.none() | st.integers(1, 60),
+)
+def test_chunks_are_those_of_the_text_taken_literally(
+    sizes: list[tuple[int, int]], quota_s: float | None, max_tokens: int | None
+) -> None:
+    candidates = [Candidate(number, *size) for number, size in enumerate(sizes)]
+    traits = Traits(layerwise=True, quota_s=quota_s, max_tokens=max_tokens)
+    chunks = pack(candidates, traits, lambda cached, n: quadratic(Candidate(0, cached, n), n))
+    assert chunks == literally(candidates, quota_s, max_tokens)
+
+
+def test_what_fills_the_quota_to_the_point_is_whole() -> None:
+    candidates = [Candidate(1, 0, 256), Candidate(2, 0, 256), Candidate(3, 0, 1)]
+    chunks = pack(candidates, by_quota(0.5), kilo_tokens_a_second)
+    assert [(chunk.request, chunk.tokens) for chunk in chunks] == [(1, 256), (2, 256)]

@@ -250,3 +250,15 @@ def test_hosts_that_have_a_turn_from_two_decisions_are_found_out() -> None:
 def test_an_answer_to_a_question_that_is_settled_is_an_error(message: Message) -> None:
     with pytest.raises(EngineError, match="cannot use"):
         restarted(*nothing_held(), *reports(2), *clients(), ("pe0-gpu", message))
+
+
+def test_words_of_an_earlier_term_that_come_when_all_is_settled_are_void() -> None:
+    late = [
+        ("pe0-gpu", Report("pg", (EngineReport("pe0/0", 9, 9_000, 0, 5),), (), 1)),
+        ("pe0-gpu", holds(4, term=1)), ("agents", Resubmitted(1)),
+    ]  # fmt: skip
+
+    def look(service: Service) -> None:
+        assert service._scheduler._cluster.engines["pe0/0"].tokens == 3
+
+    restarted(*nothing_held(), *reports(2, 3), *clients(), *late, then=look)
