@@ -121,6 +121,7 @@ class Buffer:
             tasks.start(self._persister.run(tasks))
             tasks.start(self._transport.serve(self._act))
         self.account["no_hole"] = self._dram.no_hole
+        self.account["most_reads"] = self._reads.most_held
         self.account["dram_s"] = self._bandwidth.booked_s
 
     def waits(self) -> Iterator[str]:

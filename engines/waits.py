@@ -169,16 +169,26 @@ class Arena:
 
 
 class Places:
-    """So many turns at a time, first come, first served: `async with places.of(turn)`."""
+    """So many turns at a time, first come, first served: `async with places.of(turn)`.
+
+    `most_held` is the most that had a place at a time so far.
+    """
 
     def __init__(self, count: int, what: str) -> None:
         self._semaphore = anyio.Semaphore(count, fast_acquire=True)
+        self._count = count
         self._what = what
         self._line: dict[int, None] = {}
+        self.most_held = 0
 
     def of(self, turn: int) -> "_Place":
         """A place for one turn, while the block lasts."""
         return _Place(self, turn)
+
+    @property
+    def in_line(self) -> int:
+        """How many wait for a place."""
+        return len(self._line)
 
     @property
     def full(self) -> bool:
@@ -200,6 +210,7 @@ class Places:
                 await self._semaphore.acquire()
             finally:
                 del self._line[turn]
+        self.most_held = max(self.most_held, self._count - self._semaphore.value)
 
     def give(self) -> None:
         """Leave a place to the next in line."""
