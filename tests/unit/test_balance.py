@@ -7,6 +7,7 @@ import pytest
 
 from engines.service import Decided
 from scheduler.types import Decision, ReadExtent, Side
+from testbed.policies import choose_one
 from testbed.results.balance import Balance, balance
 from testbed.results.utilisation import capacities
 from testbed.spec import load_experiment
@@ -22,7 +23,7 @@ NODES = ("pe0", "de0", "de1")
 def plan(*settings: str) -> LabPlan:
     experiment = load_experiment(FILE, ["workload.agents=2", *settings])
     workload = build_workload(experiment.workload, 0)
-    return Layout(experiment, workload, "dualpath", Path(), Path()).plan(0)
+    return Layout(experiment, workload, choose_one("dualpath"), Path(), Path()).plan(0)
 
 
 def loaded(lab: LabPlan, *shares: tuple[float, float, float]) -> Samples:
