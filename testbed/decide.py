@@ -33,7 +33,7 @@ def replay(lines: Iterable[Line], make: Callable[[Hello], Decides]) -> Iterator[
 
     Raises InputError at what is no log's line.
     """
-    for hello, steps in _terms(lines):
+    for hello, steps in terms(lines):
         scheduler, seen = make(hello), _Seen()
         for step in steps:
             made = tuple(scheduler.handle(seen.told(step)))
@@ -83,8 +83,8 @@ class _Seen:
         self._made += made
 
 
-def _terms(lines: Iterable[Line]) -> Iterator[tuple[Hello, Iterator[Step]]]:
-    """Each `hello` with the steps up to the next one, which are to be taken before it."""
+def terms(lines: Iterable[Line]) -> Iterator[tuple[Hello, Iterator[Step]]]:
+    """Each `hello` of a log with the steps up to the next one, to be taken before it comes."""
     numbered = _Numbered(lines)
     if numbered.ahead is None:
         raise InputError(f"the log is empty; replay a run's {NAME}")
