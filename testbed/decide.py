@@ -84,7 +84,7 @@ class _Seen:
 
 
 def terms(lines: Iterable[Line]) -> Iterator[tuple[Hello, Iterator[Step]]]:
-    """Each `hello` with the steps up to the next one, which are to be taken before it."""
+    """Each `hello` of a log with the steps up to the next one, to be taken before it comes."""
     numbered = _Numbered(lines)
     if numbered.ahead is None:
         raise InputError(f"the log is empty; replay a run's {NAME}")
