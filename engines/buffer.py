@@ -4,13 +4,13 @@ The life of a turn's KV here is one coroutine, step by step as in section 3 of t
 `_prefill_side` is steps 1-4 of the PE read path, `_decode_side` the DE buffer's part of both.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from engines.cache import DramCache
 from engines.config import BufferConfig
 from engines.control import Reporter
 from engines.errors import EngineError, KvDigestMismatch
-from engines.kv import Extent, Slots, Span, blocks, storage_of
+from engines.kv import Extent, Slots, Span, blocks
 from engines.messages import (
     Admit,
     Admitted,
@@ -25,7 +25,6 @@ from engines.messages import (
     NewTerm,
     Persisted,
     Pull,
-    Read,
     ReadDigests,
     ReadDone,
     Report,
@@ -33,6 +32,7 @@ from engines.messages import (
     TurnFailed,
 )
 from engines.persist import NewBlocks, Persister
+from engines.reads import Arrival, parts_of
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew, Life
@@ -101,7 +101,7 @@ class Buffer:
         self._reads = Places(config.reads_in_flight, "a read in flight")
         self._ahead = Places(config.read_ahead or 1_000_000, "a place in the read-ahead")
         self._turns: dict[int, HeldTurn] = {}
-        self._arriving: dict[Span, _Arrival] = {}
+        self._arriving: dict[Span, Arrival] = {}
         self._queued_tokens = self._roomless_tokens = 0
         self._failed: set[int] = set()
         self._terms = Terms()
@@ -298,9 +298,9 @@ class Buffer:
         block_tokens, content = self._config.kv.block_tokens, assign.turn.content
         tokens = sum(extent.count for extent in lacking) * block_tokens
         await self._bandwidth.turn(span.tokens(0, tokens))
-        parts = self._parts(turn.request, lacking, span)
+        parts = parts_of(turn.request, lacking, span, self._config)
         for storage, part in parts:
-            self._arriving[part.into] = _Arrival(turn.request, storage)
+            self._arriving[part.into] = Arrival(turn.request, storage)
             self._transport.post(storage, part)
         answers = [await self._answer(part.into) for _, part in parts]
         if reasons := [answer.error for answer in answers if answer.error]:
@@ -328,20 +328,6 @@ class Buffer:
         answer = await self._arriving[span].whole.wait(self._clock, self._config.deadline_s)
         del self._arriving[span]
         return answer
-
-    def _parts(self, request: int, extents: Iterable[Extent], span: Span) -> list[tuple[str, Read]]:
-        """One read a storage host: neighbours in the prompt that lie on the same one."""
-        found: list[tuple[str, Read]] = []
-        tokens = self._config.kv.block_tokens
-        for extent in extents:
-            first, last = extent.first * tokens, (extent.first + extent.count) * tokens
-            storage = storage_of(extent.chain, self._config.storages)
-            those: tuple[Extent, ...] = (extent,)
-            if found and found[-1][0] == storage and found[-1][1].into.last == first:
-                _, before = found.pop()
-                those, first = (*before.extents, extent), before.into.first
-            found.append((storage, Read(request, those, span.tokens(first, last))))
-        return found
 
     async def _push(self, turn: HeldTurn) -> None:
         """Layer Blocks from DRAM into prefill HBM; the next layer once this one is there."""
@@ -408,27 +394,6 @@ class Buffer:
             self._dram.free_tokens, self._persister.unkept_tokens, self._sending.tokens,
         )  # fmt: skip
         return Report(self._config.group.name, (), (node,), self._terms.term)
-
-
-class _Arrival:
-    """A read's answer: storage's word, and the blocks unless it has none, in whatever order."""
-
-    def __init__(self, request: int, storage: str) -> None:
-        self.whole: Awaited[ReadDigests] = Awaited(f"{storage}'s blocks for turn {request}")
-        self._said: ReadDigests | None = None
-        self._come = False
-
-    def come(self) -> None:
-        """The blocks are in place."""
-        self._come = True
-        if self._said is not None:
-            self.whole.set(self._said)
-
-    def say(self, answer: ReadDigests) -> None:
-        """Their digests, or why there are none."""
-        self._said = answer
-        if self._come or answer.error:
-            self.whole.set(answer)
 
 
 def _wanted(assign: Assign, read: ReadExtent) -> tuple[Extent, ...]:

@@ -32,9 +32,8 @@ def choose(loads: Sequence[int], cached: Sequence[int], slack_tokens: int) -> in
 def de_group(cluster: Cluster, index: PrefixIndex, request: Request) -> Group:
     """The DE group with a node that has most of the prefix; within it, DEs are chosen by load."""
     groups = [group for group in cluster.groups.values() if group.side is Side.DE]
-    cached = [
-        max(index.cached_blocks(cluster, node, request) for node in group.nodes) for group in groups
-    ]
+    found = index.cached_blocks(request)
+    cached = [max(found.get(node, 0) for node in group.nodes) for group in groups]
     loads = [group.load_tokens for group in groups]
     return groups[choose(loads, cached, cluster.spec.beta_tokens)]
 
@@ -70,7 +69,8 @@ class AffinityQueue:
         """Choose a node for an arrived request."""
         nodes = list(self._of(cluster).values())
         loads = [node.load_tokens for node in nodes]
-        cached = [self._index.cached_blocks(cluster, node.name, request) for node in nodes]
+        found = self._index.cached_blocks(request)
+        cached = [found.get(node.name, 0) for node in nodes]
         node = nodes[choose(loads, cached, cluster.spec.beta_tokens)]
         node.queued_tokens += request.prompt_tokens
         self._waiting[request.id] = request, node

@@ -68,7 +68,8 @@ class Kept:
     comparison of LIRS (Jiang and Zhang, SIGMETRICS 2002), of chains in place of pages.
 
     A chain gives way from its end, so that what remains is a prefix: of two contexts that share a
-    beginning, the other may still hit it.
+    beginning, the other may still hit it. When a chain was used is known of each that ever was,
+    kept or not: two numbers each.
     """
 
     def __init__(self, capacity_blocks: int) -> None:
@@ -90,6 +91,10 @@ class Kept:
             self._last_use[chain] = self._uses
             if chain in self._chains:
                 self._chains.move_to_end(chain)
+
+    def __contains__(self, chain: int) -> bool:
+        """Whether anything of a chain is here."""
+        return chain in self._chains
 
     def lacking(self, extents: Iterable[Extent]) -> Iterator[Extent]:
         """What of these extents is not here."""
@@ -153,29 +158,44 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._nodes: dict[str, Kept] = {}
+        self._holders: dict[int, dict[str, None]] = {}  # of each chain, the nodes that have some
 
-    def cached_blocks(self, cluster: Cluster, node: str, request: Request) -> int:
-        """Hit blocks of a request that a node has."""
-        lacking = self._kept(cluster, node).lacking(request.context)
-        return sum(e.count for e in request.context) - sum(extent.count for extent in lacking)
+    def cached_blocks(self, request: Request) -> dict[str, int]:
+        """Hit blocks of a request that nodes have, by node; most nodes have none."""
+        nodes = dict.fromkeys(
+            node for extent in request.context for node in self._holders.get(extent.chain, ())
+        )
+        hits = sum(extent.count for extent in request.context)
+        return {
+            node: hits - sum(e.count for e in self._nodes[node].lacking(request.context))
+            for node in nodes
+        }
 
     def decided(
         self, cluster: Cluster, request: Request, pe: str, de: str, reads: Sequence[ReadExtent]
     ) -> None:
         """A node caches the blocks that it reads; the DE's also those that the turn makes."""
-        node = {
-            side: self._kept(cluster, cluster.node_of(engine).name)
-            for side, engine in ((Side.PE, pe), (Side.DE, de))
-        }
+        nodes = {Side.PE: cluster.node_of(pe).name, Side.DE: cluster.node_of(de).name}
         for side in {Side.DE, *(read.side for read in reads)}:
-            node[side].use(chains_of(request))
+            self._kept(cluster, nodes[side]).use(chains_of(request))
         for read in reads:
             for extent in cut(request.context, read.first, read.count):
-                node[read.side].add(extent)
+                self._add(cluster, nodes[read.side], extent)
         block_tokens = cluster.spec.block_tokens
         first, last = request.hit_tokens // block_tokens, request.context_tokens // block_tokens
         if last > first:
-            node[Side.DE].add(Extent(request.chain, first, last - first))
+            self._add(cluster, nodes[Side.DE], Extent(request.chain, first, last - first))
+
+    def _add(self, cluster: Cluster, node: str, extent: Extent) -> None:
+        kept = self._kept(cluster, node)
+        added, gone = kept.add(extent)
+        for each in added:
+            self._holders.setdefault(each.chain, {})[node] = None
+        for chain in dict.fromkeys(each.chain for each in gone):
+            if chain not in kept:
+                self._holders[chain].pop(node)
+                if not self._holders[chain]:
+                    del self._holders[chain]
 
     def _kept(self, cluster: Cluster, node: str) -> Kept:
         kept = self._nodes.get(node)

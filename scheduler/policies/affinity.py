@@ -42,10 +42,10 @@ class Affinity:
 
     def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
         """One side reads all; both nodes cache what passes."""
-        engine = {Side.PE: pe, Side.DE: de}
+        found = self._index.cached_blocks(request)
         cached = {
-            side: self._index.cached_blocks(cluster, cluster.node_of(engine[side]).name, request)
-            for side in Side
+            side: found.get(cluster.node_of(engine).name, 0)
+            for side, engine in ((Side.PE, pe), (Side.DE, de))
         }
         side = self._side(cluster, pe, de, cached)
         reads = tuple(

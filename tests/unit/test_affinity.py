@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.lookup import lookup
 from scheduler.policies.affinity import Affinity
@@ -157,8 +159,32 @@ def test_the_index_knows_what_reads_and_new_blocks_leave_where() -> None:
     books, index = cluster.scheduler._cluster, PrefixIndex()
     split = ReadExtent(Side.DE, 0, 2), ReadExtent(Side.PE, 2, 6)
     index.decided(books, turn(1, 0), "p1/0", "d1/0", split)
-    found = {node: index.cached_blocks(books, node, turn(1, 1)) for node in GROUPS}
-    assert found == {"p0": 0, "p1": 6, "p2": 0, "d0": 0, "d1": 2 + 3}
+    assert index.cached_blocks(turn(1, 1)) == {"p1": 6, "d1": 2 + 3}
+    # Of a session that nobody knows, nobody has anything.
+    assert index.cached_blocks(turn(2, 1)) == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 1)), max_size=60))
+def test_the_index_finds_exactly_the_nodes_whose_caches_have_some(
+    story: list[tuple[int, int, int]],
+) -> None:
+    books, index = Cluster("affinity", spec(cache_blocks=30)).scheduler._cluster, PrefixIndex()
+    turns = dict.fromkeys(range(6), 0)
+    for session, pe, de in story:
+        request = turn(session, turns[session])
+        turns[session] += 1
+        side = Side.PE if (session + pe) % 2 else Side.DE
+        reads = (ReadExtent(side, 0, request.hit_tokens // BLOCK),)
+        index.decided(books, request, f"p{pe}/0", f"d{de}/0", reads)
+    for session in range(6):
+        request = turn(session, turns[session])
+        hits = {
+            node: sum(e.count for e in request.context)
+            - sum(e.count for e in kept.lacking(request.context))
+            for node, kept in index._nodes.items()
+        }
+        found = index.cached_blocks(request)
+        assert {node: found.get(node, 0) for node in hits} == hits
 
 
 @pytest.mark.parametrize("policy", POLICIES)

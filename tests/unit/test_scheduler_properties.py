@@ -129,7 +129,7 @@ def blocks_tokens(request: Request) -> int:
 Step = tuple[int, int, int] | tuple[str, float]
 
 
-@given(st.sampled_from(["dualpath", "static-split"]), steps)
+@given(st.sampled_from(["dualpath", "static-split", "dualpath-affinity"]), steps)
 @settings(max_examples=150, deadline=None)
 def test_hbm_is_never_over_committed_however_late_reports_are(
     policy: str, story: list[Step]
