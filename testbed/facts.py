@@ -133,13 +133,15 @@ def _cluster_text(experiment: Experiment) -> str:
 def _policy_text(experiment: Experiment, policy: Chosen) -> str:
     traits = policy.traits(**knobs(experiment, policy))
     how = "layer by layer beside the compute" if traits.layerwise else "before and after compute"
+    if not traits.io:
+        how = "in no time"
     said = [f"KV moves {how}"]
     if traits.read_ahead is not None:
         said.append(f"a node reads ahead {traits.read_ahead} turns, as far as its buffer has room")
     if traits.max_tokens is not None:
         said.append(f"a GPU computes {traits.max_tokens:,} tokens in a forward")
     if traits.quota_s is not None:
-        said.append(f"a forward takes {traits.quota_s:g} s of each GPU")
+        said.append(f"a forward takes {traits.quota_s:g} s of each GPU's attention")
     said.append(f"{experiment.engine.reads_in_flight} reads in flight a storage NIC")
     return "; ".join(said)
 
