@@ -107,7 +107,7 @@ def spawned(command: str, words_file: Path, deadline_s: float) -> Iterator[Chann
     What it says on standard error goes to `words_file`.
     """
     words = command_words(command)
-    with words_file.open("wb") as said:
+    with words_file.open("ab") as said:
         process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
