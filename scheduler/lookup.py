@@ -107,7 +107,7 @@ def _make(name: str, source: bytes | None) -> Any:
         if entry.name == name:
             try:
                 return entry.load()()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise SchedulerError(
                     f"policy {name} ({entry.value}, installed) cannot be loaded: "
                     f"{type(error).__name__}: {error}"

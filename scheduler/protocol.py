@@ -1,10 +1,14 @@
 """A scheduler's events and decisions as lines of JSON, in target units; times are in the events.
 
 One exchange: `Hello` says what does not change, `Ready` what the scheduler asks of the engines.
-Then each event is answered by exactly one `Decided`. A `Fetch` carries the reports that changed: a
-report that is not there is unchanged. A recorded run is the same lines in the same order, without
-the answers that decide nothing.
+Then each event is answered by exactly one `Decided`. A `Fetch` carries the reports of engines that
+changed: an engine that is not there holds what it held. A recorded run is the same lines in the
+same order, without the answers that decide nothing.
 """
+
+import json
+from inspect import cleandoc
+from typing import Any
 
 import msgspec
 
@@ -17,7 +21,6 @@ from scheduler.types import (
     EngineReport,
     Event,
     Fetch,
-    NodeReport,
 )
 
 VERSION = 1
@@ -76,23 +79,33 @@ def words(line: Line) -> str:
 
 
 class News:
-    """Leaves out of each fetch the reports that say what they said last; most of them do."""
+    """Leaves out of each fetch the engines that report what they did last; most of them do."""
 
     def __init__(self) -> None:
-        self._engines: dict[str, EngineReport] = {}
-        self._nodes: dict[str, NodeReport] = {}
+        self._last: dict[str, EngineReport] = {}
 
     def of(self, event: Event) -> Event:
         """The event as its line says it."""
         if not isinstance(event, Fetch):
             return event
-        engines, nodes = self._engines, self._nodes
-        news = Fetch(
-            event.now_s,
-            event.group,
-            tuple(said for said in event.engines if engines.get(said.engine) != said),
-            tuple(said for said in event.nodes if nodes.get(said.node) != said),
-        )
-        engines.update((said.engine, said) for said in news.engines)
-        nodes.update((said.node, said) for said in news.nodes)
-        return news
+        last = self._last
+        engines = tuple(said for said in event.engines if last.get(said.engine) != said)
+        last.update((said.engine, said) for said in engines)
+        return Fetch(event.now_s, event.group, engines, event.nodes)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of one line; a copy of it is `docs/protocol/v1.schema.json`."""
+    schema = msgspec.json.schema(Line)
+    for part in schema["$defs"].values():
+        if "description" in part:  # a docstring, indented or not as this Python has it
+            part["description"] = cleandoc(part["description"])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"a line of the scheduler's protocol, version {VERSION}",
+        **schema,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

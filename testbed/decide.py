@@ -4,7 +4,7 @@ Another scheduler is told what the recorded cluster said, which is not what its 
 report's `seen` counts recorded decisions: it becomes the number of its own that were made by then.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -28,26 +28,17 @@ class Step(NamedTuple):
     made: tuple[Decision, ...] = ()
 
 
-def opening(lines: Iterator[Line]) -> Hello:
-    """The log's first line; raises InputError if it is no log's."""
-    first = next(lines, None)
-    if not isinstance(first, Hello):
-        raise InputError(f"the log does not begin with `hello`; replay a run's {NAME}")
-    if first.version != protocol.VERSION:
-        raise InputError(
-            f"the log is of version {first.version} of the protocol, and this testbed speaks "
-            f"{protocol.VERSION}; run the experiment again"
-        )
-    return first
+def replay(lines: Iterable[Line], make: Callable[[Hello], Decides]) -> Iterator[Step]:
+    """Feed a log to a scheduler, event by event; each `hello` makes one, as a restart did.
 
-
-def replay(lines: Iterable[Line], scheduler: Decides) -> Iterator[Step]:
-    """Feed what follows the log's opening to a scheduler, event by event."""
-    seen = _Seen()
-    for step in steps(lines):
-        made = tuple(scheduler.handle(seen.told(step)))
-        seen.decided(len(step.recorded), len(made))
-        yield step._replace(made=made)
+    Raises InputError at what is no log's line.
+    """
+    for hello, steps in terms(lines):
+        scheduler, seen = make(hello), _Seen()
+        for step in steps:
+            made = tuple(scheduler.handle(seen.told(step)))
+            seen.decided(len(step.recorded), len(made))
+            yield step._replace(made=made)
 
 
 def require_same(step: Step) -> None:
@@ -92,25 +83,51 @@ class _Seen:
         self._made += made
 
 
-def steps(lines: Iterable[Line]) -> Iterator[Step]:
+def terms(lines: Iterable[Line]) -> Iterator[tuple[Hello, Iterator[Step]]]:
+    """Each `hello` of a log with the steps up to the next one, to be taken before it comes."""
+    numbered = _Numbered(lines)
+    if numbered.ahead is None:
+        raise InputError(f"the log is empty; replay a run's {NAME}")
+    while numbered.ahead is not None:
+        if not isinstance(hello := numbered.take(), Hello):
+            raise InputError(f"the log does not begin with `hello`; replay a run's {NAME}")
+        if hello.version != protocol.VERSION:
+            raise InputError(
+                f"the log is of version {hello.version} of the protocol, and this testbed speaks "
+                f"{protocol.VERSION}; run the experiment again"
+            )
+        if isinstance(numbered.ahead, Ready):
+            numbered.take()
+        yield hello, _steps(numbered)
+
+
+def _steps(numbered: "_Numbered") -> Iterator[Step]:
     """Each event with the decisions behind it."""
-    waiting: Step | None = None
-    for number, line in enumerate(lines, 2):
-        match line:
-            case Decided() if waiting is not None:
-                yield waiting._replace(recorded=line.decisions)
-                waiting = None
-            case Ready() if number == 2:
-                pass
-            case Hello() | Ready() | Decided():
-                kind = type(line).__name__.lower()
-                raise InputError(f"line {number} of the log is `{kind}`, and an event is due")
-            case event:
-                if waiting is not None:
-                    yield waiting
-                waiting = Step(number, event, ())
-    if waiting is not None:
-        yield waiting
+    while numbered.ahead is not None and not isinstance(numbered.ahead, Hello):
+        event, number = numbered.take(), numbered.number
+        if isinstance(event, Hello | Ready | Decided):
+            kind = type(event).__name__.lower()
+            raise InputError(f"line {number} of the log is `{kind}`, and an event is due")
+        decided = numbered.ahead
+        if isinstance(decided, Decided):
+            numbered.take()
+        yield Step(number, event, decided.decisions if isinstance(decided, Decided) else ())
+
+
+class _Numbered:
+    """Lines with a look at the next one; `number` is that of the last line taken."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._lines = iter(lines)
+        self.number = 0
+        self.ahead = next(self._lines, None)
+
+    def take(self) -> Line:
+        """The next line, which is there."""
+        assert self.ahead is not None
+        line, self.ahead = self.ahead, next(self._lines, None)
+        self.number += 1
+        return line
 
 
 def _text(decision: Decision | None) -> str:

@@ -124,7 +124,7 @@ def _cluster_text(experiment: Experiment) -> str:
 
 
 def _policy_text(experiment: Experiment, policy: Chosen) -> str:
-    traits = policy.make(**knobs(experiment, policy)).traits
+    traits = policy.traits(**knobs(experiment, policy))
     how = "layer by layer beside the compute" if traits.layerwise else "before and after compute"
     said = [f"KV moves {how}"]
     if traits.read_ahead is not None:

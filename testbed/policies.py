@@ -3,6 +3,7 @@
 A file is read once, when it is chosen: who edits it while it plays changes nothing.
 """
 
+import os
 import re
 import sys
 from collections import Counter
@@ -16,8 +17,9 @@ import xxhash
 
 from scheduler.errors import SchedulerError
 from scheduler.lookup import file_of, lookup, read
-from scheduler.policy import Policy
+from scheduler.policy import Policy, Traits
 from testbed.errors import InputError
+from testbed.external.scheduler import label
 from testbed.imports import imported_code
 
 BUILT_IN = "scheduler.policies."
@@ -30,7 +32,8 @@ class Chosen(msgspec.Struct, frozen=True):
 
     `reads_like` is the built-in policy whose choice of read paths it has, or "". `source` is its
     file's content, None if it needs no file. `digest` is of the code that is the policy's own:
-    that of built-in ones is part of the testbed's.
+    that of built-in ones is part of the testbed's. `ready` is what a scheduler in another process
+    asks of the engines, None for policies and for one that was not asked yet.
     """
 
     name: str
@@ -39,6 +42,11 @@ class Chosen(msgspec.Struct, frozen=True):
     reads_like: str = ""
     digest: str = ""
     source: bytes | None = None
+    ready: Traits | None = None
+
+    def traits(self, **knobs: float | None) -> Traits:
+        """What it asks of the engines, overridden; a process has said it for itself."""
+        return self.make(**knobs).traits if self.ready is None else self.ready
 
     def make(self, **knobs: float | None) -> Policy:
         """The policy itself, its traits overridden."""
@@ -47,7 +55,7 @@ class Chosen(msgspec.Struct, frozen=True):
 
     def word_in(self, folder: Path) -> str:
         """How hosts ask for it: by the copy of its file in a run's folder."""
-        found = file_of(self.word)
+        found = file_of(self.word) if self.source is not None else None
         return f"{(folder / found[0].name).absolute()}:{found[1]}" if found else self.word
 
     def keep(self, folder: Path) -> None:
@@ -57,21 +65,27 @@ class Chosen(msgspec.Struct, frozen=True):
             (folder / found[0].name).write_bytes(self.source)
 
 
-def choose(words: Sequence[str], beside: Path = Path()) -> tuple[Chosen, ...]:
+def choose(
+    words: Sequence[str], beside: Path = Path(), process: str | None = None
+) -> tuple[Chosen, ...]:
     """These policies, at least one and each once; files are looked for from `beside` on.
 
+    `process` is a scheduler in another process, the last of them.
     A class of a file goes by its name, or by its whole word where another policy is called so.
     Raises InputError.
     """
-    if not words or len(set(words)) < len(words):
+    if not (words or process) or len(set(words)) < len(words):
         raise InputError(f"--policies names {', '.join(words) or 'none'}; name each policy once")
     found = [_choose(word, beside) for word in words]
+    if process is not None:
+        # Its code is nobody's to read: it is never known to be that of an earlier run.
+        found.append(Chosen(label(process), process, "", digest=os.urandom(16).hex()))
+        words = [*words, process]
     often = Counter(policy.name for policy in found)
     taken: set[str] = set()
     named = []
     for policy, word in zip(found, words, strict=True):
-        twice = policy.source is not None and often[policy.name] > 1
-        name = word if twice else policy.name
+        name = word if often[policy.name] > 1 else policy.name
         folder = _folder(name, taken)
         named.append(msgspec.structs.replace(policy, name=name, folder=folder))
     return tuple(named)

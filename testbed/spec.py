@@ -59,6 +59,7 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `kv_samples` is the share of turns whose KV is compared with the reference's. With `real_kv`
     memories hold KV in the virtual world too, small but real; in the emulated one they always do.
+    A scheduler in another process has `scheduler_deadline_s` real seconds for an answer.
     """
 
     read_ahead: Annotated[int, Meta(ge=1, le=10_000)] = 256
@@ -71,6 +72,7 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kv_samples: Annotated[float, Meta(ge=0, le=1)] = 0.02
     verify_digests: bool = True
     real_kv: bool = False
+    scheduler_deadline_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

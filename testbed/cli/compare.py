@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from scheduler.lookup import names
 from testbed.cli.options import experiment_options, load, play_and_tell
+from testbed.cli.schedulers import scheduler_options, scheduler_word
 from testbed.cli.seeds import compare_over_seeds
 from testbed.errors import InputError
 from testbed.results import differing_page
@@ -19,7 +21,8 @@ from testbed.results.schema import Comparison
 @experiment_options(require="timing")
 @click.option(
     "--policies", default="basic,dualpath", show_default=True,
-    help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first.",
+    help="Names or my_policy.py:MyPolicy, by commas; speed-ups are over the first. Names are "
+    f"{', '.join(names())}.",
 )  # fmt: skip
 @click.option(
     "--seeds", metavar="N or LIST",
@@ -33,6 +36,7 @@ from testbed.results.schema import Comparison
     "--differing", type=click.IntRange(1), metavar="N",
     help="Also list N turns that were placed differently than under the first policy.",
 )  # fmt: skip
+@scheduler_options
 @click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 def command(
     experiment: Path,
@@ -49,6 +53,8 @@ def command(
     seeds: str | None,
     processes: int,
     differing: int | None,
+    scheduler_cmd: str | None,
+    scheduler: str | None,
     fresh: bool,
 ) -> int:
     """Play EXPERIMENT under each policy and say who wins, by how much, and why.
@@ -57,7 +63,8 @@ def command(
     a run in RUNS is taken from there, and said to be.
     """
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
-    names = [name.strip() for name in policies.split(",") if name.strip()]
+    words = [word.strip() for word in policies.split(",") if word.strip()]
+    process = scheduler_word(scheduler_cmd, scheduler)
     if differing is not None and (seeds is not None or as_json):
         other = "--seeds" if seeds is not None else "--json"
         raise InputError(
@@ -67,11 +74,15 @@ def command(
     if seeds is not None:
         if seed is not None and "," in seeds:
             raise InputError(f"--seed says nothing beside --seeds {seeds}; leave it out")
+        if process is not None:
+            raise InputError(
+                "--seeds is for policies; a scheduler in another process is compared on one --seed"
+            )
         return compare_over_seeds(
-            experiment, spec, names, seeds, processes, runs, require, as_json, world
+            experiment, spec, words, seeds, processes, runs, require, as_json, world
         )
     return play_and_tell(
-        experiment, spec, plan, names, runs, require, as_json, world, fresh,
+        experiment, spec, plan, words, runs, require, as_json, world, fresh, process,
         lambda comparison: _list_differing(comparison, differing),
     )  # fmt: skip
 

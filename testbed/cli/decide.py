@@ -2,21 +2,22 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
 
 from scheduler import protocol
 from scheduler.errors import SchedulerError
+from scheduler.policy import Policy
 from scheduler.protocol import Decided, Hello
 from scheduler.scheduler import Decides, Scheduler
 from testbed.cli.schedulers import scheduler_options, scheduler_word
-from testbed.decide import opening, replay, require_same
+from testbed.decide import replay, require_same
 from testbed.errors import InputError
 from testbed.external.scheduler import DEADLINE_S, external
-from testbed.external.serve import make
+from testbed.external.serve import make as make_policy
 from testbed.results.scheduler_log import read_log
 
 
@@ -35,11 +36,9 @@ def command(
     word = scheduler_word(scheduler_cmd, scheduler)
     if word is not None and policy is not None:
         raise InputError("--policy and a scheduler of your own are two schedulers; choose one")
-    lines = read_log(log)
-    hello = opening(lines)
     events = decisions = 0
-    with _asked(hello, policy, word) as decides:
-        for step in replay(lines, decides):
+    with _asked(policy, word) as make:
+        for step in replay(read_log(log), make):
             if check:
                 require_same(step)
             if step.made:
@@ -52,16 +51,21 @@ def command(
 
 
 @contextmanager
-def _asked(hello: Hello, policy: str | None, word: str | None) -> Iterator[Decides]:
-    if word is None:
-        try:
-            made = make(policy or hello.policy, hello.knobs)
-        except SchedulerError as error:
-            raise InputError(f"{error}; name one with --policy") from error
-        yield Scheduler(hello.cluster, made)
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="dualpath-scheduler-") as folder,
-        external(word, hello, Path(folder), DEADLINE_S) as decides,
-    ):
-        yield decides
+def _asked(policy: str | None, word: str | None) -> Iterator[Callable[[Hello], Decides]]:
+    """What makes the scheduler that is asked, as often as the log has `hello`."""
+    with tempfile.TemporaryDirectory(prefix="dualpath-scheduler-") as folder, ExitStack() as term:
+
+        def make(hello: Hello) -> Decides:
+            term.close()
+            if word is not None:
+                return term.enter_context(external(word, hello, Path(folder), DEADLINE_S))
+            return Scheduler(hello.cluster, _policy(policy or hello.policy, hello))
+
+        yield make
+
+
+def _policy(name: str, hello: Hello) -> Policy:
+    try:
+        return make_policy(name, hello.knobs)
+    except SchedulerError as error:
+        raise InputError(f"{error}; name one with --policy") from error

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from testbed.cli.progress import Bars
 from testbed.errors import InputError
+from testbed.external.met import met
 from testbed.facts import facts, text
 from testbed.policies import choose
 from testbed.results.picture import show
@@ -111,12 +112,14 @@ def play_and_tell(
     as_json: bool,
     world: str = EMULATED,
     fresh: bool = True,
+    process: str | None = None,
     also: Callable[[Comparison], None] = lambda _: None,
 ) -> int:
     """Play, print, `also` what else was asked for, and return the verdict's exit code."""
-    policies = choose(words)
+    policies = choose(words, process=process)
     require_world(world)
     require_size(experiment, world)
+    policies = met(policies, experiment, workload)
     talk = Console(stderr=True)
     said = facts(path.name, experiment, workload, policies)
     for warning in said.warnings:

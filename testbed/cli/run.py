@@ -5,16 +5,19 @@ from pathlib import Path
 import click
 
 from testbed.cli.options import experiment_options, load, play_and_tell
+from testbed.cli.schedulers import scheduler_options, scheduler_word
+from testbed.errors import InputError
+
+DEFAULT = "dualpath"
 
 
 @click.command("run")
 @experiment_options(require="functional")
 @click.option(
     "--policy",
-    default="dualpath",
-    show_default=True,
-    help="A policy, by name or as my_policy.py:MyPolicy.",
+    help="A policy, by name or as my_policy.py:MyPolicy.  [default: dualpath]",
 )
+@scheduler_options
 def command(
     experiment: Path,
     seed: int | None,
@@ -26,8 +29,16 @@ def command(
     require: str,
     runs: Path,
     as_json: bool,
-    policy: str,
+    policy: str | None,
+    scheduler_cmd: str | None,
+    scheduler: str | None,
 ) -> int:
     """Play EXPERIMENT under one policy and check every token of it."""
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
-    return play_and_tell(experiment, spec, plan, [policy], runs, require, as_json, world)
+    process = scheduler_word(scheduler_cmd, scheduler)
+    if process is not None and policy is not None:
+        raise InputError("--policy and a scheduler of your own are two schedulers; choose one")
+    words = [] if process is not None else [policy or DEFAULT]
+    return play_and_tell(
+        experiment, spec, plan, words, runs, require, as_json, world, process=process
+    )

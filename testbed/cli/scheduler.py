@@ -14,25 +14,24 @@ from testbed.external.serve import serve
 
 
 @click.command("scheduler")
-@click.option("--policy", help="The policy; by default the one that is named by who asks.")
+@click.option("--policy", default="dualpath", show_default=True, help="The policy.")
 @click.option(
     "--listen", type=click.Path(path_type=Path),
     help="A Unix socket to listen on, run after run; by default it is standard input and output.",
 )  # fmt: skip
-def command(policy: str | None, listen: Path | None) -> None:
+def command(policy: str, listen: Path | None) -> None:
     """Decide for a cluster elsewhere: events in, decisions out, as lines of docs/protocol.md."""
-    if policy is not None:
-        try:
-            lookup(policy)
-        except SchedulerError as error:
-            raise InputError(str(error)) from error
+    try:
+        lookup(policy)
+    except SchedulerError as error:
+        raise InputError(str(error)) from error
     if listen is None:
         serve(sys.stdin.buffer, sys.stdout.buffer, policy)
     else:
         _listen(listen, policy)
 
 
-def _listen(path: Path, policy: str | None) -> None:
+def _listen(path: Path, policy: str) -> None:
     with socket.socket(socket.AF_UNIX) as door:
         try:
             door.bind(str(path))

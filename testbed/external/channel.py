@@ -5,20 +5,19 @@ import select
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from testbed.errors import InputError
 
 MOST_BYTES = 1 << 16
+LONGEST_WORDS = 200
 LEAVE_S = 2.0  # for a process to end by itself once its input has ended
-HASTY_S = 0.05  # an answer that takes longer may be interrupted
 
 
 class ChannelError(Exception):
@@ -26,11 +25,21 @@ class ChannelError(Exception):
 
 
 class Channel:
-    """Two file descriptors: one to write lines to, one to read lines from."""
+    """Two file descriptors: one to write lines to, one to read lines from.
 
-    def __init__(self, write_fd: int, read_fd: int, deadline_s: float) -> None:
+    `last_words` is asked when the other end has failed, and says what is known of that.
+    """
+
+    def __init__(
+        self,
+        write_fd: int,
+        read_fd: int,
+        deadline_s: float,
+        last_words: Callable[[], str] = lambda: "",
+    ) -> None:
         self._write_fd, self._read_fd = write_fd, read_fd
         self._deadline_s = deadline_s
+        self.last_words = last_words
         self._rest = b""
         for fd in (write_fd, read_fd):
             os.set_blocking(fd, False)
@@ -73,9 +82,6 @@ class Channel:
     def _await(self, fd: int, what: int, end_s: float) -> None:
         poll = select.poll()
         poll.register(fd, what)
-        left_s = max(0.0, end_s - time.monotonic())
-        if poll.poll(min(HASTY_S, left_s) * 1e3):
-            return
         with _interruptible():
             if not poll.poll(max(0.0, end_s - time.monotonic()) * 1e3):
                 raise ChannelError(f"did not answer within {self._deadline_s:g} s")
@@ -112,26 +118,31 @@ def spawned(command: str, words_file: Path, deadline_s: float) -> Iterator[Chann
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
     assert process.stdin is not None and process.stdout is not None
+    fds = process.stdin.fileno(), process.stdout.fileno()
     try:
-        yield Channel(process.stdin.fileno(), process.stdout.fileno(), deadline_s)
+        yield Channel(*fds, deadline_s, lambda: _last_words(process, words_file))
         _leave(process)
-    except ChannelError as error:
-        code = _leave(process)  # it may be about to say why
-        raise ChannelError(f"{error}{'' if code is None else f'; exit code {code}'}") from error
     finally:
         _end_group(process)
         process.stdin.close()
         process.stdout.close()
 
 
-def _leave(process: subprocess.Popen[bytes]) -> int | None:
-    """Its exit code once its input has ended, None if it does not take the hint."""
+def _leave(process: subprocess.Popen[bytes]) -> None:
+    """Let it end by itself now that its input does."""
     assert process.stdin is not None
     process.stdin.close()
-    try:
-        return process.wait(LEAVE_S)
-    except subprocess.TimeoutExpired:
-        return None
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(LEAVE_S)
+
+
+def _last_words(process: subprocess.Popen[bytes], words_file: Path) -> str:
+    """Its exit code, if it does end, and the end of what it said on standard error."""
+    _leave(process)
+    code = "" if process.returncode is None else f"; exit code {process.returncode}"
+    said = words_file.read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(said) if line.strip()), "")
+    return code + (f"; the last that it said: {last[:LONGEST_WORDS]}" if last else "")
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -149,6 +160,8 @@ def _die_with_parent() -> None:
 @contextmanager
 def connected(path: Path, deadline_s: float) -> Iterator[Channel]:
     """A channel to whoever listens on a Unix socket; raises InputError if nobody does."""
+    import socket  # here, because a virtual world needs it for this alone
+
     with socket.socket(socket.AF_UNIX) as end:
         try:
             end.connect(str(path))

@@ -13,11 +13,10 @@ import msgspec
 
 from scheduler import path, protocol
 from scheduler.cluster import Cluster
-from scheduler.errors import SchedulerError
+from scheduler.errors import PolicyFailed, SchedulerError
 from scheduler.policy import Traits
 from scheduler.protocol import Decided, Hello, Line, News, Ready
 from scheduler.types import Arrived, Decision, Ended, Event, Fetch
-from testbed.errors import RunFailed
 from testbed.external.channel import Channel, ChannelError, command_words, connected, spawned
 
 COMMAND, SOCKET = "cmd:", "unix:"
@@ -51,31 +50,20 @@ def ask_ready(word: str, hello: Hello, deadline_s: float = DEADLINE_S) -> Traits
 
 @contextmanager
 def external(word: str, hello: Hello, folder: Path, deadline_s: float) -> Iterator["External"]:
-    """The scheduler behind a word, ended with the block; raises InputError and RunFailed."""
-    words_file = folder / WORDS
-    try:
-        if word.startswith(COMMAND):
-            channel = spawned(word.removeprefix(COMMAND), words_file, deadline_s)
-        else:
-            channel = connected(Path(word.removeprefix(SOCKET)), deadline_s)
-        with channel as lines:
-            yield External(lines, hello)
-    except ChannelError as error:
-        raise RunFailed(f"{error}{_last_words(words_file)}") from error
-
-
-def _last_words(words_file: Path) -> str:
-    """The end of what the process said on standard error."""
-    said = words_file.read_text(errors="replace").split("\n") if words_file.exists() else []
-    last = next((line.strip() for line in reversed(said) if line.strip()), "")
-    return f"; the last that it said: {last[:LONGEST_LINE]}" if last else ""
+    """The scheduler behind a word, ended with the block; raises InputError and PolicyFailed."""
+    if word.startswith(COMMAND):
+        channel = spawned(word.removeprefix(COMMAND), folder / WORDS, deadline_s)
+    else:
+        channel = connected(Path(word.removeprefix(SOCKET)), deadline_s)
+    with channel as lines:
+        yield External(lines, hello)
 
 
 class External:
     """A scheduler that speaks the protocol over a channel.
 
-    Raises RunFailed at an answer that is none, that contradicts the cluster, or that does not
-    come; ChannelError if it is gone.
+    Raises PolicyFailed at an answer that is none, that contradicts the cluster, or that does not
+    come, and the same again if it is asked once more.
     """
 
     def __init__(self, channel: Channel, hello: Hello) -> None:
@@ -83,6 +71,7 @@ class External:
         self._cluster = Cluster(hello.cluster)
         self._news = News()
         self._lines = 0
+        self._failed: PolicyFailed | None = None
         ready = self._ask(hello)
         if not isinstance(ready, Ready):
             self._refuse(hello, "answered with another line than `ready`")
@@ -129,13 +118,14 @@ class External:
         cluster.decide(decision.request_id, decision.pe, decision.de, decision.reads)
 
     def _ask(self, line: Line) -> Line:
+        if self._failed is not None:
+            raise self._failed
         self._lines += 1
         try:
             answer = self._channel.exchange(protocol.encode(line))
         except ChannelError as error:
-            raise ChannelError(
-                f"the scheduler {error}, asked with line {self._lines}, {protocol.words(line)}"
-            ) from error
+            last = self._channel.last_words()
+            self._fail(f"{error}, asked with line {self._lines}, {protocol.words(line)}{last}")
         try:
             return protocol.decode(answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -143,7 +133,10 @@ class External:
             self._refuse(line, f"answered with no line of the protocol ({error}): {shown}")
 
     def _refuse(self, asked: Line, why: str) -> NoReturn:
-        raise RunFailed(
-            f"the scheduler {why}; it was asked with line {self._lines}, "
-            f"{protocol.words(asked)}; see {PAGE}"
+        self._fail(
+            f"{why}; it was asked with line {self._lines}, {protocol.words(asked)}; see {PAGE}"
         )
+
+    def _fail(self, why: str) -> NoReturn:
+        self._failed = PolicyFailed(f"the scheduler {why}")
+        raise self._failed

@@ -15,8 +15,8 @@ from scheduler.types import Arrived, Ended, Fetch
 from testbed.errors import RunFailed
 
 
-def serve(lines: Iterable[bytes], answers: BinaryIO, policy: str | None = None) -> None:
-    """Answer every line until they end; the policy is the one that `hello` names by default.
+def serve(lines: Iterable[bytes], answers: BinaryIO, policy: str) -> None:
+    """Answer every line until they end.
 
     Raises RunFailed and SchedulerError.
     """
@@ -33,7 +33,7 @@ def serve(lines: Iterable[bytes], answers: BinaryIO, policy: str | None = None) 
                     raise RunFailed(
                         f"version {said.version} of the protocol is spoken there, {VERSION} here"
                     )
-                made = make(policy or said.policy, said.knobs)
+                made = make(policy, said.knobs)
                 scheduler = Scheduler(said.cluster, made)
                 answer = Ready(VERSION, made.traits)
             case Arrived() | Fetch() | Ended() if scheduler is not None:

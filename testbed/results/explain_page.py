@@ -50,6 +50,7 @@ def _head(explained: Explained) -> Text:
         f" (agent {request.agent}, turn {request.turn}) under ",
         (explained.policy, "bold"),
         f" · {explained.run}\n",
+        f"after restart {explained.term - 1} of the scheduler\n" if explained.term > 1 else "",
         f"prompt {request.prompt_tokens:,} tokens: {blocks:,} hit, "
         f"{request.prompt_tokens - blocks:,} to compute; then {request.generate_tokens:,} to "
         "generate\n",

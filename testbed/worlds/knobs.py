@@ -5,11 +5,22 @@ from testbed.spec import Experiment
 
 
 def knobs(experiment: Experiment, policy: Chosen) -> dict[str, float]:
-    """The experiment's values for those limits that the policy sets at all."""
-    engine, limits = experiment.engine, policy.make().traits
-    values: dict[str, float] = {
+    """The experiment's values for those limits that the policy sets at all.
+
+    A scheduler in another process is told all of them, before it says what it limits.
+    """
+    values = limits(experiment)
+    if policy.ready is not None:
+        return values
+    wanted = policy.traits()
+    return {name: value for name, value in values.items() if getattr(wanted, name) is not None}
+
+
+def limits(experiment: Experiment) -> dict[str, float]:
+    """The experiment's values for all that a policy may limit."""
+    engine = experiment.engine
+    return {
         "read_ahead": engine.read_ahead,
         "quota_s": engine.prefill_quota_s,
         "max_tokens": engine.max_forward_tokens,
     }
-    return {name: value for name, value in values.items() if getattr(limits, name) is not None}

@@ -208,12 +208,15 @@ class Lab:
             if not select.select([self._server.socket], [], [], max(0, wait_s))[0]:
                 break
             failed.append(self._server.exited())
-        failures = [
-            self._failure(end.host, f"with code {end.code}") for end in failed if end.code != 0
-        ]
-        own = [failure for failure in failures if LOST_PEER not in str(failure)]
-        cause = (own or failures)[0]
-        return RunFailed(f"{cause}{self._undecided()}")
+        failures = {
+            end.host: self._failure(end.host, f"with code {end.code}")
+            for end in failed
+            if end.code != 0
+        }
+        own = [host for host, failure in failures.items() if LOST_PEER not in str(failure)]
+        host = own[0] if own else next(iter(failures))
+        undecided = "" if host == SCHEDULER else self._undecided()
+        return RunFailed(f"{failures[host]}{undecided}")
 
     def _undecided(self) -> str:
         """What the scheduler's host says that it waited for, if it has ended too."""

@@ -57,7 +57,7 @@ class Layout:
         self._cache = cache
         self.chosen = policy
         self.knobs = knobs(experiment, policy)
-        self.policy = policy.make(**self.knobs)
+        self.traits = policy.traits(**self.knobs)
         self.means = averages(workload, BLOCK_TOKENS)
         check_fits(experiment, self.means)
         self.cluster: ClusterSpec = cluster_spec(experiment, self.means)
@@ -98,15 +98,13 @@ class Layout:
     def pipeline_turns(self) -> int:
         """Turns that reads in flight and two forwards of every lane can hold at once."""
         experiment = self._experiment
-        reading = (
-            len(self._nodes) if self.policy.traits.layerwise else len(experiment.cluster.prefill)
-        )
+        reading = len(self._nodes) if self.traits.layerwise else len(experiment.cluster.prefill)
         lanes = experiment.cluster.gpus_per_node * experiment.cluster.prefill_nodes
         return reading * experiment.engine.reads_in_flight + 2 * lanes * self._batch_turns()
 
     def _batch_turns(self) -> int:
         """Mean turns of a lane's full forward, as far as the node's buffers feed it."""
-        traits, mean = self.policy.traits, self.means
+        traits, mean = self.traits, self.means
         turn_s = self._experiment.model.prefill_gpu_s(mean.hit_tokens, mean.computed_tokens)
         buffered = buffer_tokens(self._experiment) / mean.prompt_tokens
         limits = [buffered / self._experiment.cluster.gpus_per_node]
@@ -139,6 +137,8 @@ class Layout:
             storages=self._storages,
             verify_digests=self._experiment.engine.verify_digests,
             policy_knobs=self.knobs,
+            ready=self.chosen.ready,
+            scheduler_deadline_s=self._experiment.engine.scheduler_deadline_s,
             real_kv=self._experiment.engine.real_kv,
         )
 
@@ -210,7 +210,7 @@ class Layout:
                 experiment.hardware.dram_bytes_per_s / experiment.model.kv_bytes_per_token
             ),
             reads_in_flight=experiment.engine.reads_in_flight,
-            read_ahead=self.policy.traits.read_ahead,
+            read_ahead=self.traits.read_ahead,
             storages=self._storages,
             inbox_base=self._nodes.index(node) * _addresses(self._inbox_tokens),
             inbox_tokens=self._inbox_tokens,
@@ -240,7 +240,7 @@ class Layout:
             lanes=lanes,
             group=self._group(node),
             kv=self._kv_shape,
-            traits=self.policy.traits,
+            traits=self.traits,
             gpu=GpuTime(experiment.model.per_token_s, experiment.model.per_pair_s),
             pool_tokens=len(lanes) * prefill_lane_tokens(experiment),
             buffers=self._buffers,

@@ -11,6 +11,7 @@ from engines.config import (
     StorageConfig,
 )
 from engines.layout import DecoderShape, KvLayout
+from scheduler.policy import Traits
 
 SCHEDULER, AGENTS = "sched", "agents"  # hosts that every cluster has one of
 WAITED = "waited: "  # begins the line of a host's log with what it lacked when it failed
@@ -40,7 +41,10 @@ class HostPlan(msgspec.Struct, frozen=True):
 
 
 class WorldPlan(msgspec.Struct, frozen=True):
-    """What every host must know of the emulated world; nothing of it reaches the engines."""
+    """What every host must know of the emulated world; nothing of it reaches the engines.
+
+    `ready` is what a scheduler in another process said before the run, None if there is none.
+    """
 
     run_id: int
     folder: str
@@ -55,6 +59,8 @@ class WorldPlan(msgspec.Struct, frozen=True):
     storages: tuple[str, ...]
     verify_digests: bool
     policy_knobs: dict[str, float]
+    scheduler_deadline_s: float
+    ready: Traits | None = None
     real_kv: bool = False
 
 

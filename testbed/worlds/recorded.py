@@ -1,15 +1,19 @@
 """The scheduler of a run, and the log of what it was told and what it decided."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from engines.config import ServiceConfig
+from scheduler.errors import PolicyFailed
 from scheduler.lookup import lookup
-from scheduler.protocol import VERSION, Decided, Hello, Line, News, Ready, encode
+from scheduler.policy import Traits
+from scheduler.protocol import VERSION, Decided, Hello, News, Ready, encode
 from scheduler.scheduler import Decides, Scheduler
 from scheduler.types import Decision, Event
+from testbed.external.scheduler import external
 from testbed.results.scheduler_log import NAME, log_writer
+from testbed.worlds.plan import WorldPlan
 
 
 class Recorded:
@@ -33,14 +37,34 @@ class Recorded:
 
 
 @contextmanager
-def recorded(role: ServiceConfig, knobs: dict[str, float], folder: Path) -> Iterator[Decides]:
-    """The role's scheduler, and its log in the run's folder."""
-    policy = lookup(role.policy, **knobs)
-    opening: tuple[Line, ...] = (
-        Hello(VERSION, role.cluster, role.policy, knobs),
-        Ready(VERSION, policy.traits),
-    )
-    with log_writer(folder / NAME) as write:
-        for line in opening:
-            write(encode(line))
-        yield Recorded(Scheduler(role.cluster, policy), write)
+def schedulers(role: ServiceConfig, world: WorldPlan) -> Iterator[Callable[[], Decides]]:
+    """What makes the role's scheduler, and another one after a restart, with one log for all.
+
+    A scheduler ends when the next one begins, or with the block.
+    """
+    hello = Hello(VERSION, role.cluster, role.policy, world.policy_knobs)
+    with log_writer(Path(world.folder) / NAME) as write, ExitStack() as term:
+
+        def make() -> Decides:
+            term.close()
+            write(encode(hello))
+            scheduler, traits = term.enter_context(_scheduler(hello, world))
+            write(encode(Ready(VERSION, traits)))
+            return Recorded(scheduler, write)
+
+        yield make
+
+
+@contextmanager
+def _scheduler(hello: Hello, world: WorldPlan) -> Iterator[tuple[Decides, Traits]]:
+    if world.ready is None:
+        policy = lookup(hello.policy, **hello.knobs)
+        yield Scheduler(hello.cluster, policy), policy.traits
+        return
+    with external(hello.policy, hello, Path(world.folder), world.scheduler_deadline_s) as process:
+        if process.traits != world.ready:
+            raise PolicyFailed(
+                f"the scheduler asked for {process.traits} in the run, and for {world.ready} "
+                "before it; let it answer `hello` the same each time"
+            )
+        yield process, process.traits

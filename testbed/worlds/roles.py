@@ -1,7 +1,6 @@
 """What every world does with a host: hand its role the sides of the seams, and keep its account."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from engines.agents import Agents, AgentsConfig, Author
@@ -23,8 +22,8 @@ from engines.service import Service
 from engines.storage import Storage
 from testbed.worlds.account import HostAccount
 from testbed.worlds.guard import no_endless_decision
-from testbed.worlds.plan import RoleConfig
-from testbed.worlds.recorded import recorded
+from testbed.worlds.plan import RoleConfig, WorldPlan
+from testbed.worlds.recorded import schedulers
 
 Waits = Callable[[], Iterable[str]]
 
@@ -32,15 +31,14 @@ Waits = Callable[[], Iterable[str]]
 class Sides(NamedTuple):
     """One host's ends of the seams; a role takes those that it needs.
 
-    `folder` is the run's; `meet` is told how to ask the host who waits on it for what.
+    `meet` is told how to ask the host who waits on it for what.
     """
 
     clock: Clock
     transport: Transport
     author: Author
     progress: Callable[[int, int], None]
-    policy_knobs: dict[str, float]
-    folder: Path
+    world: WorldPlan
     store: Store | None = None
     compute: Compute | None = None
     meet: Callable[[Waits], None] = lambda waits: None
@@ -74,11 +72,10 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             await decode.run()
             account.counts = dict(decode.account)
         case ServiceConfig():
-            with recorded(role, sides.policy_knobs, sides.folder) as scheduler:
-                service = Service(role, clock, transport, scheduler)
+            with schedulers(role, sides.world) as make, no_endless_decision():
+                service = Service(role, clock, transport, make())
                 sides.meet(service.waits)
-                with no_endless_decision():
-                    await service.run()
+                await service.run()
             account.decided, account.counts = service.decided, dict(service.ended)
         case AgentsConfig():
             agents = Agents(role, clock, transport, sides.author, sides.progress)

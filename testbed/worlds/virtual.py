@@ -8,7 +8,6 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import anyio
 
@@ -163,8 +162,7 @@ class _World:
             self._transports[host.name],
             self._author(),
             lambda ended, total: self._progress("running", ended, total),
-            world.policy_knobs,
-            Path(world.folder),
+            world,
             store,
             compute,
             lambda waits: self._watch.meet(host.name, waits),

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from cluster import ROOT, TESTBED, environment
@@ -11,45 +12,68 @@ from cluster import ROOT, TESTBED, environment
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORTER = ["--time-scale", "1"]
 FEWER = ("workload.agents=12", "workload.turns=1")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w.-]+\.\w+)\n")  # the first line of a block that is a file
 
 
-def commands(page: Path) -> list[str]:
-    """Lines of the page's `sh` blocks, without comments."""
-    found = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line.split(" #")[0].strip() for block in found for line in block.splitlines()]
-    return [line for line in lines if line]
+class Step(NamedTuple):
+    """What a page asks for: a command, or a file to be written."""
+
+    command: str = ""
+    file: str = ""
+    text: str = ""
 
 
-SHOWN = sorted({line for page in PAGES for line in commands(page)})
+def steps(page: Path) -> list[Step]:
+    """In the page's order: lines of `sh` blocks without comments, and blocks that name a file."""
+    found = []
+    for language, block in BLOCK.findall(page.read_text()):
+        if language == "sh":
+            lines = [line.split(" #")[0].strip() for line in block.splitlines()]
+            found += [Step(command=line) for line in lines if line]
+        elif named := FILE.match(block):
+            found.append(Step(file=named[1], text=block))
+    return found
 
 
-@pytest.mark.parametrize("line", [line for line in SHOWN if line.startswith("testbed ")])
-def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
+# A page with files has a folder of its own, in which its commands follow each other.
+WALKS = [page for page in PAGES if any(step.file for step in steps(page))]
+SHOWN = sorted({s.command for page in PAGES if page not in WALKS for s in steps(page)})
+
+
+def play(line: str, folder: Path, cache: Path, *more: str) -> None:
+    """Run a command of a page; long ones with fewer agents."""
     words = shlex.split(line)[1:]
-    if words[0] == "explain":
-        play_before(words[1], tmp_path)
     if words[0] in ("run", "compare"):
         words += ["--require", "functional", *([] if "virtual" in words else SHORTER)]
     if words[0] in ("run", "compare", "whatif"):
         words += [word for setting in FEWER for word in ("--set", setting)]
-    if words[0] in ("run", "compare", "clean", "sweep", "explain"):
-        words += ["--runs", str(tmp_path / "runs")]
-    must_work(words, tmp_path)
-
-
-def must_work(words: list[str], tmp_path: Path) -> None:
     ended = subprocess.run(
-        [*TESTBED, *words], cwd=ROOT, env=environment(tmp_path / "cache"), capture_output=True,
-        text=True, timeout=280, check=False,
+        [*TESTBED, *words, *more], cwd=folder, capture_output=True, text=True, timeout=280,
+        env={**environment(cache), "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + ended.stdout
 
 
-def play_before(run: str, tmp_path: Path) -> None:
-    """A finished run of that name, for a command that looks at one."""
-    file, runs = f"topologies/{run}.yaml", str(tmp_path / "runs")
-    words = ["compare", file, "--world", "virtual", "--require", "functional", "--runs", runs]
-    must_work([*words, "--set", "workload.agents=80"], tmp_path)
+@pytest.mark.parametrize("line", [line for line in SHOWN if line.startswith("testbed ")])
+def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
+    verb, cache, runs = line.split()[1], tmp_path / "cache", ("--runs", str(tmp_path / "runs"))
+    if verb == "explain":  # it looks at a finished run, which has its experiment's name
+        before = f"testbed compare topologies/{line.split()[2]}.yaml --world virtual"
+        play(before, ROOT, cache, *runs, "--set", "workload.agents=80", "--set", "workload.turns=2")
+    takes_runs = verb in ("run", "compare", "clean", "sweep", "explain")
+    play(line, ROOT, cache, *(runs if takes_runs else ()))
+
+
+@pytest.mark.parametrize("page", WALKS, ids=lambda page: page.name)
+def test_a_page_with_files_works_from_its_beginning_to_its_end(page: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for step in steps(page):
+        if step.file:
+            (folder / step.file).write_text(step.text)
+        else:
+            play(step.command, folder, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("line", [line for line in SHOWN if not line.startswith("testbed ")])
@@ -63,4 +87,4 @@ def test_a_script_on_a_page_is_there_and_parses(line: str) -> None:
 
 
 def test_the_pages_show_commands() -> None:
-    assert len(SHOWN) > 5
+    assert len(SHOWN) > 5 and WALKS

@@ -1,5 +1,6 @@
 """Recorded events for any scheduler: the same decisions from the same one, its own from another."""
 
+import sys
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -74,7 +75,7 @@ class Told:
 def test_the_same_scheduler_is_told_the_same() -> None:
     lines = recorded("basic")
     told = Told(1, 1, 0, 0, 0)
-    steps = list(replay([READY, *lines], told))
+    steps = list(replay([HELLO, READY, *lines], lambda _: told))
     assert told.told == EVENTS
     assert [step.line for step in steps] == [3, 5, 7, 8, 9]
     assert [len(step.recorded) for step in steps] == [1, 1, 0, 0, 0]
@@ -91,7 +92,7 @@ def test_the_same_scheduler_is_told_the_same() -> None:
 )
 def test_reports_have_seen_what_was_made_by_then(many: tuple[int, ...], seen: list[int]) -> None:
     told = Told(*many, 0, 0)
-    list(replay([READY, *recorded("basic")], told))
+    list(replay([HELLO, READY, *recorded("basic")], lambda _: told))
     pe, de = told.told[2], told.told[3]
     assert isinstance(pe, Fetch) and isinstance(de, Fetch)
     assert [pe.engines[0].seen, pe.nodes[0].seen, de.engines[0].seen] == seen
@@ -106,6 +107,17 @@ def test_the_recorded_policy_decides_as_recorded(
     said = capsysbinary.readouterr()
     assert said.out == b"".join(protocol.encode(x) for x in lines if isinstance(x, Decided))
     assert said.err == b"5 events, 2 decisions, all as recorded\n"
+
+
+def test_a_restart_begins_with_another_hello_and_forgets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    term = [HELLO, READY, *recorded("basic")]
+    path = log(tmp_path / "log", *term, *term)
+    for way in ([], ["--scheduler-cmd", f"{sys.executable} -m testbed.cli.main scheduler"]):
+        more = [f"{way[1]} --policy basic"] if way else []
+        assert main(["decide", "--replay", path, "--check", *way[:1], *more]) == 0
+        assert capsys.readouterr().err == "10 events, 4 decisions, all as recorded\n"
 
 
 def test_another_policy_decides_for_itself(
@@ -123,10 +135,10 @@ def test_another_policy_decides_for_itself(
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ([], "does not begin with `hello`"),
+        ([], "the log is empty"),
         ([READY], "does not begin with `hello`"),
         ([Hello(99, SPEC, "basic", {})], "of version 99"),
-        ([HELLO, READY, HELLO], "line 3 of the log is `hello`"),
+        ([HELLO, READY, READY], "line 3 of the log is `ready`"),
         ([HELLO, READY, Decided(())], "line 3 of the log is `decided`"),
         ([HELLO, READY, EVENTS[3]], "line 3 of the log has seen a decision"),
         ([Hello(1, SPEC, "mine.sh", {})], "name one with --policy"),
@@ -161,7 +173,7 @@ def test_our_own_scheduler_answers_each_line() -> None:
     lines = recorded("basic")
     asked = BytesIO(b"".join(protocol.encode(x) for x in [HELLO, *EVENTS]))
     answers = BytesIO()
-    serve(asked, answers)
+    serve(asked, answers, "basic")
     ready, *decided = [protocol.decode(line) for line in answers.getvalue().splitlines()]
     # A policy takes the experiment's values for what it limits, and sets no other limit.
     assert ready == Ready(protocol.VERSION, Traits(layerwise=False, max_tokens=512, read_ahead=8))
@@ -180,4 +192,4 @@ def test_our_own_scheduler_answers_each_line() -> None:
 )
 def test_our_own_scheduler_says_what_it_does_not_understand(line: bytes, why: str) -> None:
     with pytest.raises(RunFailed, match=why):
-        serve(BytesIO(line), BytesIO())
+        serve(BytesIO(line), BytesIO(), "basic")

@@ -13,11 +13,11 @@ import pytest
 from test_protocol import SPEC
 
 from scheduler import protocol
-from scheduler.errors import SchedulerError
+from scheduler.errors import PolicyFailed, SchedulerError
 from scheduler.policy import Traits
 from scheduler.protocol import Decided, Hello, Ready
-from scheduler.types import Arrived, Decision, Ended, Fetch, NodeReport, ReadExtent, Request, Side
-from testbed.errors import InputError, RunFailed
+from scheduler.types import Arrived, Decision, Ended, EngineReport, Fetch, ReadExtent, Request, Side
+from testbed.errors import InputError
 from testbed.external.scheduler import External, ask_ready, external, label
 
 HELLO = Hello(protocol.VERSION, SPEC, "mine", {"quota_s": 0.3})
@@ -56,10 +56,10 @@ def test_it_is_asked_with_each_event_and_its_decisions_are_taken() -> None:
 def test_unchanged_reports_are_not_said_again() -> None:
     found, channel = scheduler(Decided(()), Decided(()))
     for _ in range(2):
-        found.handle(Fetch(1.0, "pe", (), (NodeReport("p0", 0, 0),)))
+        found.handle(Fetch(1.0, "pe", (EngineReport("p0/0", 0, 0, 64, 0),), ()))
     first, second = (protocol.decode(line) for line in channel.asked[1:])
     assert isinstance(first, Fetch) and isinstance(second, Fetch)
-    assert len(first.nodes) == 1 and not second.nodes
+    assert len(first.engines) == 1 and not second.engines
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_unchanged_reports_are_not_said_again() -> None:
 )
 def test_a_decision_that_contradicts_the_cluster_is_named(decision: Decision, why: str) -> None:
     found, _ = scheduler(Decided((decision,)))
-    with pytest.raises(RunFailed) as caught:
+    with pytest.raises(PolicyFailed) as caught:
         found.handle(Arrived(0.5, REQUEST))
     said = str(caught.value)
     assert why in said and f"decided request {decision.request_id} wrongly" in said
@@ -86,7 +86,7 @@ def test_a_decision_that_contradicts_the_cluster_is_named(decision: Decision, wh
 def test_a_request_is_decided_once() -> None:
     found, _ = scheduler(Decided((GOOD,)), Decided((Decision(2, 5, "p0/0", "d0/0", WHOLE),)))
     found.handle(Arrived(0.5, REQUEST))
-    with pytest.raises(RunFailed, match="already has a PE"):
+    with pytest.raises(PolicyFailed, match="already has a PE"):
         found.handle(Fetch(1.0, "pe", (), ()))
 
 
@@ -103,7 +103,7 @@ def test_a_request_is_decided_once() -> None:
 )
 def test_an_answer_that_is_none_is_named(answer: bytes, why: str) -> None:
     found, _ = scheduler(answer)
-    with pytest.raises(RunFailed, match=why):
+    with pytest.raises(PolicyFailed, match=why):
         found.handle(Arrived(0.5, REQUEST))
 
 
@@ -114,7 +114,7 @@ def test_what_a_newer_scheduler_adds_is_ignored() -> None:
 
 def test_another_version_is_refused() -> None:
     channel = Scripted(protocol.encode(Ready(99, READY.traits)))
-    with pytest.raises(RunFailed, match="speaks version 99"):
+    with pytest.raises(PolicyFailed, match="speaks version 99"):
         External(channel, HELLO)  # type: ignore[arg-type]
 
 
@@ -138,7 +138,7 @@ print({protocol.encode(READY).decode()!r}, end="", flush=True)
 
 def refused(program: str, tmp_path: Path, deadline_s: float = 5.0) -> str:
     with (
-        pytest.raises(RunFailed) as caught,
+        pytest.raises(PolicyFailed) as caught,
         external(python(program), HELLO, tmp_path, deadline_s) as found,
     ):
         found.handle(Arrived(0.5, REQUEST))

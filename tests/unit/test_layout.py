@@ -137,7 +137,7 @@ def test_a_policy_gets_only_the_knobs_that_it_has() -> None:
     assert set(layout(policy="basic").knobs) == {"read_ahead", "max_tokens"}
     assert set(layout().knobs) == {"quota_s"}
     changed = layout("engine.read_ahead=5", policy="basic")
-    assert changed.policy.traits.read_ahead == 5
+    assert changed.traits.read_ahead == 5
     (buffer, *_) = hosts(changed.plan(1), BufferConfig)
     assert buffer.role.read_ahead == 5
 

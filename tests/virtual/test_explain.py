@@ -11,6 +11,7 @@ import pytest
 
 from scheduler import protocol
 from scheduler.protocol import Decided, Hello
+from scheduler.types import Arrived
 from testbed.cli.main import main
 from testbed.explain import explain
 from testbed.results.kept import find_run, policy_folder, policy_folders
@@ -117,6 +118,8 @@ def with_log(runs: Path, tmp_path: Path, change: str) -> Path:
     copy = tmp_path / "copy"
     shutil.copytree(runs / "1p2d-1", copy)
     lines = list(read_log(copy / "dualpath" / NAME))
+    if change == "restarted":  # after the first arrivals
+        lines = [*lines[:2], *(line for line in lines[2:] if isinstance(line, Arrived)), *lines]
     for number, line in enumerate(lines):
         if isinstance(line, Hello) and change in ("external", "gone"):
             word = "cmd:./mine" if change == "external" else "dualpth"
@@ -145,6 +148,16 @@ def test_a_policy_that_is_no_more_is_told(
     copy = with_log(runs, tmp_path, "gone")
     code, _, err = asked(runs, capsys, str(copy), "60", "--policy", "dualpath")
     assert code == 1 and "cannot be asked again" in err and err.count("\n") == 1
+
+
+def test_a_restarted_scheduler_knows_nothing_of_before(
+    runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = with_log(runs, tmp_path, "restarted")
+    found, whole = explain(copy / "dualpath", "60"), explain(runs / "1p2d-1" / "dualpath", "60")
+    assert (found.term, whole.term) == (2, 1) and found.why == whole.why
+    code, out, _ = asked(runs, capsys, str(copy), "60", "--policy", "dualpath")
+    assert code == 0 and "after restart 1 of the scheduler" in out
 
 
 def test_a_scheduler_of_another_process_keeps_its_reasons(

@@ -1,6 +1,7 @@
 """A policy of one's own: a file and a class, in every command that takes a policy."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,44 @@ def test_a_policy_that_reads_as_a_built_in_one_is_bounded_as_it(tmp_path: Path) 
     assert choose(["mine.py:Mine"], tmp_path)[0].reads_like == "basic"
     assert choose_one("pe-only").reads_like == "pe-only"
     assert choose_one("static-split").reads_like == "static-split"
+
+
+def install(folder: Path, code: str) -> None:
+    """A package with an entry point, as an installer would leave it."""
+    (folder / "their_policies.py").write_text(code)
+    info = folder / "their_policies-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-policies\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[testbed.policies]\ntheirs = their_policies:Left\n")
+
+
+def test_an_installed_policy_is_played_and_known_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = play(capsys, tmp_path / "runs", "run", "--policy", "theirs")
+    assert found["policies"]["theirs"]["path_share"]["pe"] == 1.0
+    assert main(["run", str(FILE), "--policy", "thiers", *SMALL]) == 2
+    assert "did you mean 'theirs'? Known: basic," in capsys.readouterr().err
+
+
+def test_an_installed_policy_that_cannot_be_loaded_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "raise SystemExit('broken')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "their_policies", raising=False)
+    assert main(["run", str(FILE), "--policy", "theirs", *SMALL]) == 2
+    assert (
+        "policy theirs (their_policies:Left, installed) cannot be loaded: SystemExit: broken"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_the_help_of_compare_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--help"]) == 0
+    words = capsys.readouterr().out.split()
+    assert "dualpath," in words and "basic," in words

@@ -1,0 +1,107 @@
+"""The first lines of a policy of one's own."""
+
+import keyword
+import re
+from pathlib import Path
+
+from testbed.errors import InputError
+from testbed.policies import Chosen
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+TEXT = '''\
+"""{class_name}: a policy of my own. To compare it with the one that it is made of:
+
+    testbed compare weka.yaml --world virtual --policies {base},{file}:{class_name}
+"""
+
+{imports}
+
+
+class {class_name}({parent}):
+    """As `{base}`, until a decision below is another one."""
+
+    # A decision that is not written here is inherited. This one is asked for last, when the
+    # request has a PE and a DE: which side's storage NIC reads which of its hit blocks?
+    def reads(self, cluster, request, pe, de):
+{reads}
+
+    # The other decisions; each yields Placement(request.id, engine.name), one at a time, and sees
+    # the books with all that it placed before (Placement: scheduler.policy, Side: scheduler.types):
+    #
+{others}
+    #
+    # What the books offer, now and with all that was decided since the last reports:
+    #
+    #   request  id, agent, turn, prompt_tokens, hit_tokens (they are in storage),
+    #            generate_tokens, context_tokens
+    #   cluster  on(Side.PE): engines; waiting(Side.PE): requests without one, in order of arrival;
+    #            engines, nodes, groups by name; node_of(engine name); hbm_tokens(request)
+    #   engine   name, requests, tokens (both unfinished), free_hbm_tokens, node, group, order
+    #   node     name, read_queue_tokens (its storage NIC has still to read them), last_read
+    #   group    name, side, engines, tokens, load_tokens (with those that wait for the group)
+    #   cluster.spec   alpha_tokens, beta_tokens (what is long, and what is too much), block_tokens,
+    #            seed (for random.Random: the same run draws the same lots)
+    #
+    # What it asks of the engines is `traits`; {base} has
+    #   {traits}
+
+
+POLICY = {class_name}
+'''
+READS = {
+    "dualpath": '''\
+        """All on the side whose node's storage NIC has less to read, as in the paper."""
+        side = path.shorter_queue(cluster, pe, de)
+        return path.whole(cluster, request, side)''',
+    "": '''\
+        """Not decided anew; path.whole(cluster, request, Side.DE) would read all on that side."""
+        return super().reads(cluster, request, pe, de)''',
+}
+OTHERS = {
+    "arrived": "arrived(cluster, request)   a request came: queue it, or place it at once",
+    "fetch": "fetch(cluster, group)       a group of PEs or DEs pulls work",
+    "prefill": "prefill(cluster, group)     a group of PEs pulls work: who prefills?",
+    "decode": "decode(cluster, group)      a group of DEs pulls work: who decodes?",
+    "ended": "ended(request_id)           a request is over, done or failed (yields nothing)",
+}
+
+
+def write_starter(name: str, base: Chosen, folder: Path) -> tuple[Path, str]:
+    """Write NAME.py into a folder; returns the file and its class. InputError if it is there."""
+    stem = name.removesuffix(".py")
+    words = [word for word in re.split(r"[_-]", stem) if word]
+    class_name = "".join(word[0].upper() + word[1:] for word in words)
+    if not NAME.fullmatch(stem) or keyword.iskeyword(class_name):
+        raise InputError(
+            f"{name!r} is no name for a policy; take letters, digits and _, as in my_policy"
+        )
+    path = folder / f"{stem}.py"
+    try:
+        with path.open("x") as file:
+            file.write(_text(class_name, base, path.name))
+    except FileExistsError as error:
+        raise InputError(f"{path} is there already; choose another name or remove it") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; check the folder") from error
+    return path, class_name
+
+
+def _text(class_name: str, base: Chosen, file: str) -> str:
+    parent = type(base.make())
+    written = base.name in READS
+    alias = f"{parent.__name__} as Base" if parent.__name__ == class_name else parent.__name__
+    imports = [f"from {parent.__module__} import {alias}"]
+    if written:
+        imports.insert(0, "from scheduler import path")
+    others = [line for word, line in OTHERS.items() if hasattr(parent, word)]
+    return TEXT.format(
+        class_name=class_name,
+        file=file,
+        base=base.name,
+        imports="\n".join(imports),
+        parent=alias.rpartition(" ")[2],
+        reads=READS[base.name if written else ""],
+        others="\n".join(f"    #   {line}" for line in others),
+        traits=base.make().traits,
+    )
