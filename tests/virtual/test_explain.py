@@ -169,6 +169,8 @@ def test_a_scheduler_of_another_process_keeps_its_reasons(
     assert "its reasons are its own" in out and "Algorithm 1" not in out
     ours = explain(copy / "dualpath", "17")
     theirs = explain(runs / "1p2d-1" / "dualpath", "17")
+    assert ours.why.prefill and not ours.why.prefill.pulled
+    assert len(ours.why.prefill.candidates) == 8
     assert not ours.asked and ours.why.decision == theirs.why.decision
     assert ours.why.reading and theirs.why.reading
     # The DE may be booked earlier there than the decision; the read queues are the same.
