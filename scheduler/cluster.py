@@ -30,7 +30,8 @@ class Cluster:
         self.decisions = 0
         self.now_s = 0.0
         self._turns: dict[int, Turn] = {}
-        self._unplaced: dict[Side, dict[int, Request]] = {side: {} for side in Side}
+        self._without_pe: dict[int, Request] = {}
+        self._without_de: dict[int, Request] = {}
         for order, engine in enumerate(sorted(spec.engines, key=_natural_order)):
             self._add(engine, order)
         self._sides = {
@@ -49,7 +50,7 @@ class Cluster:
 
     def waiting(self, side: Side) -> list[Request]:
         """Live requests without an engine of this side, in order of arrival."""
-        return list(self._unplaced[side].values())
+        return list((self._without_pe if side is Side.PE else self._without_de).values())
 
     def node_of(self, engine: str) -> NodeBook:
         """The book of the node that an engine is part of."""
@@ -84,8 +85,7 @@ class Cluster:
                 "shorten its context or enlarge the decode HBM"
             )
         self._turns[request.id] = Turn(request)
-        for unplaced in self._unplaced.values():
-            unplaced[request.id] = request
+        self._without_pe[request.id] = self._without_de[request.id] = request
 
     def place(self, request_id: int, engine: str) -> Turn:
         """Book a request on the engine chosen for its side."""
@@ -103,11 +103,12 @@ class Cluster:
                 "correct the policy"
             )
         request = turn.request
-        del self._unplaced[side][request_id]
         if side is Side.PE:
+            del self._without_pe[request_id]
             turn.pe = engine
             book.choose(request_id, Load(request.prompt_tokens, request.prompt_tokens))
         else:
+            del self._without_de[request_id]
             turn.de = engine
             book.choose(request_id, Load(request.context_tokens, self.hbm_tokens(request)))
         return turn
@@ -160,8 +161,8 @@ class Cluster:
         turn = self._turns.pop(request_id, None)
         if turn is None:
             return
-        for unplaced in self._unplaced.values():
-            unplaced.pop(request_id, None)
+        self._without_pe.pop(request_id, None)
+        self._without_de.pop(request_id, None)
         for engine in (turn.pe, turn.de):
             if engine is not None:
                 book = self.engines[engine]

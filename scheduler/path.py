@@ -33,11 +33,13 @@ def whole(cluster: Cluster, request: Request, side: Side) -> tuple[ReadExtent, .
 
 def check(cluster: Cluster, request: Request, reads: tuple[ReadExtent, ...]) -> None:
     """Raise SchedulerError unless the reads cover each hit block exactly once."""
-    if not isinstance(reads, tuple) or not all(_is_extent(read) for read in reads):
-        raise SchedulerError(
-            f"the reads {reads!r} of request {request.id} are no tuple of "
-            "ReadExtent(Side.PE or Side.DE, first, count); correct the policy"
-        )
+    if not isinstance(reads, tuple):
+        raise _malformed(request, reads)
+    for read in reads:
+        if not isinstance(read, ReadExtent) or type(read.side) is not Side:
+            raise _malformed(request, reads)
+        if not type(read.first) is type(read.count) is int:
+            raise _malformed(request, reads)
     at = 0
     for read in sorted(reads, key=lambda read: read.first):
         if read.first != at or read.count < 1:
@@ -53,9 +55,8 @@ def check(cluster: Cluster, request: Request, reads: tuple[ReadExtent, ...]) -> 
     )
 
 
-def _is_extent(read: object) -> bool:
-    return (
-        isinstance(read, ReadExtent)
-        and isinstance(read.side, Side)
-        and type(read.first) is type(read.count) is int
+def _malformed(request: Request, reads: object) -> SchedulerError:
+    return SchedulerError(
+        f"the reads {reads!r} of request {request.id} are no tuple of "
+        "ReadExtent(Side.PE or Side.DE, first, count); correct the policy"
     )

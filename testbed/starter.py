@@ -38,7 +38,7 @@ class {class_name}({parent}):
     #   cluster  on(Side.PE): engines; waiting(Side.PE): requests without one, in order of arrival;
     #            engines, nodes, groups by name; node_of(engine name); hbm_tokens(request)
     #   engine   name, requests, tokens (both unfinished), free_hbm_tokens, node, group, order
-    #   node     name, read_queue_tokens (its storage NIC has still to read them), last_read
+    #   node     name, read_queue_tokens (what its storage NIC has still to read)
     #   group    name, side, engines, tokens, load_tokens (with those that wait for the group)
     #   cluster.spec   alpha_tokens, beta_tokens (what is long, and what is too much), block_tokens,
     #            seed (for random.Random: the same run draws the same lots)

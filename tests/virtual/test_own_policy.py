@@ -208,15 +208,11 @@ def test_an_installed_policy_that_cannot_be_loaded_is_bad_input(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "their_policies", raising=False)
     assert main(["run", str(FILE), "--policy", "theirs", *SMALL]) == 2
-    assert (
-        "policy theirs (their_policies:Left, installed) cannot be loaded: SystemExit: broken"
-        in (capsys.readouterr().err)
-    )
+    said = capsys.readouterr().err
+    assert "theirs (their_policies:Left, installed) cannot be loaded: SystemExit: broken" in said
 
 
-def test_the_help_of_compare_names_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_help_of_compare_names_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
     words = capsys.readouterr().out.split()
     assert "dualpath," in words and "basic," in words
