@@ -35,7 +35,7 @@ from engines.persist import NewBlocks, Persister
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew, Life
-from engines.waits import Arena, Awaited, Bandwidth, Places
+from engines.waits import Arena, Awaited, Backlog, Bandwidth, Places
 from scheduler.types import NodeReport, ReadExtent, Side
 
 
@@ -93,6 +93,7 @@ class Buffer:
         self._side = Side(config.side)
         self._dram = Arena(Slots(config.dram_tokens, config.kv.block_tokens), "buffer DRAM")
         self._bandwidth = Bandwidth(clock, config.dram_tokens_per_s * config.kv.layers)
+        self._sending = Backlog(config.kv.layers)
         self._reads = Places(config.reads_in_flight, "a read in flight")
         self._ahead = Places(config.read_ahead or 1_000_000, "a place in the read-ahead")
         self._turns: dict[int, HeldTurn] = {}
@@ -114,6 +115,7 @@ class Buffer:
             tasks.start(self._persister.run(tasks))
             tasks.start(self._transport.serve(self._act))
         self.account["no_hole"] = self._dram.no_hole
+        self.account["most_reads"] = self._reads.most_held
         self.account["dram_s"] = self._bandwidth.booked_s
 
     def waits(self) -> Iterator[str]:
@@ -243,7 +245,7 @@ class Buffer:
         self, turn: HeldTurn, decode: str, move: Write, new: NewBlocks
     ) -> None:
         self._persister.keep(new, lambda: turn.prompt_kept.set(True))
-        await self._transport.write(decode, [move], deadline_s=self._config.deadline_s)
+        await self._send(decode, [move])
         await turn.prompt_kept.wait(self._clock, self._config.deadline_s)
 
     async def _read_all(
@@ -314,7 +316,14 @@ class Buffer:
                 )
                 await self._bandwidth.turn(source)
                 writes.append(Write(source, into, note, pull.request))
-            await self._transport.write(prefill, writes, deadline_s=self._config.deadline_s)
+            await self._send(prefill, writes)
+
+    async def _send(self, engine: str, writes: list[Write]) -> None:
+        for write in writes:
+            self._sending.add(write.source)
+        await self._transport.write(engine, writes, deadline_s=self._config.deadline_s)
+        for write in writes:
+            self._sending.add(write.source, -1)
 
     def _layer(self, done: LayerDone) -> None:
         turn = self._turn(done.request)
@@ -356,7 +365,10 @@ class Buffer:
         if not self._reads.full:
             # Then what has no room waits for that alone, and would whichever side read it.
             queued_tokens -= self._roomless_tokens
-        node = NodeReport(self._config.node, queued_tokens, self._seen, self._clock.now_s())
+        node = NodeReport(
+            self._config.node, queued_tokens, self._seen, self._clock.now_s(),
+            self._dram.free_tokens, self._persister.unkept_tokens, self._sending.tokens,
+        )  # fmt: skip
         return Report(self._config.group.name, (), (node,))
 
 

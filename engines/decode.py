@@ -49,7 +49,7 @@ class Decode:
         self._compute = compute
         block = config.kv.block_tokens
         self._lanes = {
-            name: Lane(name, number, config.lane_tokens, block)
+            name: Lane(name, number, config.lane_tokens, config.kv)
             for number, name in enumerate(config.lanes)
         }
         self._outbox = Arena(Slots(config.persist_tokens, block), "room for blocks on their way")
@@ -250,7 +250,10 @@ class Decode:
             at = into.last
             note = Append(one.request, one.first, one.count, into, one.generated)
             writes.append(Write(one.source, into, note, one.request))
+            self._lanes[one.lane].sending.add(one.source)
         await self._transport.write(self._config.buffer, writes, deadline_s=self._config.deadline_s)
+        for one in completed:
+            self._lanes[one.lane].sending.add(one.source, -1)
 
     def _kept(self, persisted: Persisted) -> None:
         for kept in persisted.kept:

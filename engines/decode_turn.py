@@ -6,7 +6,7 @@ from engines.config import KvShape
 from engines.kv import Slots, Span, address_space, blocks, round_up
 from engines.messages import Admit, Assign
 from engines.tasks import Life
-from engines.waits import Arena, Awaited
+from engines.waits import Arena, Awaited, Backlog
 from scheduler.types import EngineReport
 
 
@@ -59,7 +59,8 @@ class Sequence:
         first, last = self.blocks_sent, blocks(self.position, kv.block_tokens)
         self.blocks_sent = max(first, last)
         source = self.in_hbm.tokens(first * kv.block_tokens, last * kv.block_tokens)
-        return Completed(self.request.id, first, max(0, last - first), source, self.generated)
+        count = max(0, last - first)
+        return Completed(self.request.id, self.lane, first, count, source, self.generated)
 
     def token_s(self, number: int, tpot_s: float) -> float:
         """When generated token `number` is out; number 1 came from the prefill."""
@@ -75,6 +76,7 @@ class Completed(msgspec.Struct, frozen=True):
     """`count` new blocks of a turn from block `first` of its prompt on, where they lie in HBM."""
 
     request: int
+    lane: str
     first: int
     count: int
     source: Span
@@ -84,8 +86,10 @@ class Completed(msgspec.Struct, frozen=True):
 class Lane:
     """One decode GPU: its HBM, and what it holds, counted as turns come and go."""
 
-    def __init__(self, name: str, number: int, hbm_tokens: int, block_tokens: int) -> None:
+    def __init__(self, name: str, number: int, hbm_tokens: int, kv: KvShape) -> None:
+        block_tokens = kv.block_tokens
         self.name = name
+        self.sending = Backlog(kv.layers)
         self.hbm = Arena(Slots(hbm_tokens, block_tokens), f"decode HBM of {name}")
         self.decoding = 0
         self._base = number * address_space(hbm_tokens, block_tokens)
@@ -124,4 +128,6 @@ class Lane:
         will want some as soon as it comes.
         """
         free = self.hbm.free_tokens - max(0, self._promised_tokens - parked_tokens)
-        return EngineReport(self.name, self._requests, self._tokens, max(0, free), seen)
+        return EngineReport(
+            self.name, self._requests, self._tokens, max(0, free), seen, self.sending.tokens
+        )

@@ -68,6 +68,7 @@ class Persister:
         self._waiting: dict[str, list[Pending]] = {}
         self._under_way: dict[Extent, _UnderWay] = {}
         self._news = Event()
+        self.unkept_tokens = 0  # that wait for storage, sent or not
 
     def keep(self, new: NewBlocks, then: Callable[[], None]) -> None:
         """Have blocks stored; once a restart of storage would find them, tell the DE, and `then`.
@@ -79,6 +80,7 @@ class Persister:
             return then()
         storage = storage_of(new.extent.chain, self._config.storages)
         self._waiting.setdefault(storage, []).append((new, then))
+        self.unkept_tokens += self._tokens(new)
         self._news.set()
 
     def hear(self, persisted: Persisted) -> None:
@@ -87,6 +89,7 @@ class Persister:
         for kept in persisted.kept:
             new, sent, then = self._under_way.pop(kept.extent)
             sent.count()
+            self.unkept_tokens -= self._tokens(new)
             told.setdefault(new.decode, []).append(Kept(new.request, new.extent, new.span))
             then()
         for decode, some in told.items():
@@ -118,7 +121,7 @@ class Persister:
         lists: list[list[Pending]] = []
         room = 0
         for one in pending:
-            tokens = self._tokens(one)
+            tokens = self._tokens(one[0])
             if tokens > room:
                 lists.append([])
                 room = self._config.inbox_tokens
@@ -128,7 +131,7 @@ class Persister:
 
     async def _send(self, storage: str, pending: list[Pending]) -> None:
         inbox = self.inbox[storage]
-        tokens = sum(self._tokens(one) for one in pending)
+        tokens = sum(self._tokens(new) for new, _ in pending)
         slot = await inbox.take(tokens, pending[0][0].request)
         whole = Span("inbox", self._config.inbox_base + slot, 0, 0, 0, self._config.kv.layers)
         sent = _Sent(inbox, slot, len(pending))
@@ -143,5 +146,5 @@ class Persister:
             writes.append(Write(new.span, into, note, new.request))
         await self._transport.write(storage, writes, deadline_s=self._config.deadline_s)
 
-    def _tokens(self, one: Pending) -> int:
-        return one[0].extent.count * self._config.kv.block_tokens
+    def _tokens(self, new: NewBlocks) -> int:
+        return new.extent.count * self._config.kv.block_tokens

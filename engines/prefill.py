@@ -47,7 +47,7 @@ class Prefill:
         self._transport = transport
         self._compute = compute
         self._turns: dict[int, PrefillTurn] = {}
-        self._lanes = {name: Lane(name) for name in config.lanes}
+        self._lanes = {name: Lane(name, config.kv.layers) for name in config.lanes}
         self._failed: set[int] = set()
         self._hbm = Arena(Slots(config.pool_tokens, config.kv.block_tokens), "prefill HBM")
         self._news = Event()
@@ -274,6 +274,7 @@ class Prefill:
     ) -> None:
         """One layer's KV to a DE buffer; free each HBM once all its layers are acknowledged."""
         last_layer = layer == self._config.kv.layers - 1
+        sending = {turn.request: self._lane(turn).sending for turn in turns}
         writes = []
         for turn in turns:
             assert turn.granted is not None and turn.hbm is not None
@@ -286,13 +287,20 @@ class Prefill:
                 source = turn.hbm.part(first, last, layer)
                 into = turn.granted.part(first, last, layer)
                 writes.append(Write(source, into, note, turn.request))
+                sending[turn.request].add(source)
         await self._transport.write(target, writes, deadline_s=self._config.deadline_s)
+        for write in writes:
+            sending[write.request].add(write.source, -1)
         for turn in turns:
             turn.sends_left -= 1
             if turn.sends_left == 0:
                 assert turn.hbm is not None
                 self._hbm.give(turn.hbm.slot)
                 del self._turns[turn.request]
+
+    def _lane(self, turn: PrefillTurn) -> Lane:
+        assert turn.assign is not None
+        return self._lanes[turn.assign.decision.pe]
 
     def _buffer(self, turn: PrefillTurn, side: Side) -> str:
         assert turn.assign is not None
@@ -304,8 +312,7 @@ class Prefill:
         """The forward's end: finished turns leave their lane, clients hear of first tokens."""
         at_s = max(self._due_s, self._clock.now_s())
         for turn in finished:
-            assert turn.assign is not None
-            self._lanes[turn.assign.decision.pe].leave(turn)
+            self._lane(turn).leave(turn)
             self._transport.post(self._config.client, FirstToken(turn.request, at_s))
 
     def _forget(self, request: int) -> None:
@@ -315,12 +322,12 @@ class Prefill:
         if turn is not None and turn.hbm is not None:
             self._hbm.give(turn.hbm.slot)
         if turn is not None and turn.assign is not None:
-            self._lanes[turn.assign.decision.pe].leave(turn)
+            self._lane(turn).leave(turn)
 
     def _report(self) -> Report:
         free, seen = self._hbm.free_tokens, self._seen
         engines = tuple(
-            EngineReport(lane.name, len(lane.turns), lane.tokens, free, seen)
+            EngineReport(lane.name, len(lane.turns), lane.tokens, free, seen, lane.sending.tokens)
             for lane in self._lanes.values()
         )
         return Report(self._config.group.name, engines, ())

@@ -4,6 +4,7 @@ import msgspec
 
 from engines.kv import Span
 from engines.messages import Assign, Loaded
+from engines.waits import Backlog
 from scheduler.batch import Chunk
 from scheduler.types import Side
 
@@ -79,8 +80,9 @@ class PrefillTurn:
 class Lane:
     """One prefill GPU: its turns in the order of their assignment, and their prompts' tokens."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, layers: int) -> None:
         self.name = name
+        self.sending = Backlog(layers)
         self.turns: list[PrefillTurn] = []
         self.tokens = 0
 

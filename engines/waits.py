@@ -75,6 +75,24 @@ class Bandwidth:
         return start_s
 
 
+class Backlog:
+    """What was handed to a NIC and is not acknowledged yet, counted as it comes and goes."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._token_layers = 0
+
+    @property
+    def tokens(self) -> int:
+        """In tokens of all layers, rounded up."""
+        return -(-self._token_layers // self._layers)
+
+    def add(self, span: Span, times: int = 1) -> None:
+        """A span is on its way; with -1, it is there."""
+        tokens = span.last - span.first
+        self._token_layers += times * tokens * (span.layer_last - span.layer_first)
+
+
 class _InLine:
     """Somebody who waits for room."""
 
@@ -151,16 +169,26 @@ class Arena:
 
 
 class Places:
-    """So many turns at a time, first come, first served: `async with places.of(turn)`."""
+    """So many turns at a time, first come, first served: `async with places.of(turn)`.
+
+    `most_held` is the most that had a place at a time so far.
+    """
 
     def __init__(self, count: int, what: str) -> None:
         self._semaphore = anyio.Semaphore(count, fast_acquire=True)
+        self._count = count
         self._what = what
         self._line: dict[int, None] = {}
+        self.most_held = 0
 
     def of(self, turn: int) -> "_Place":
         """A place for one turn, while the block lasts."""
         return _Place(self, turn)
+
+    @property
+    def in_line(self) -> int:
+        """How many wait for a place."""
+        return len(self._line)
 
     @property
     def full(self) -> bool:
@@ -182,6 +210,7 @@ class Places:
                 await self._semaphore.acquire()
             finally:
                 del self._line[turn]
+        self.most_held = max(self.most_held, self._count - self._semaphore.value)
 
     def give(self) -> None:
         """Leave a place to the next in line."""

@@ -66,7 +66,8 @@ class EngineReport(msgspec.Struct, frozen=True):
     """What one engine holds: unfinished requests, their tokens, and free HBM in tokens.
 
     `seen` is the last decision that this report includes: what was assigned after it is
-    still on its way, and the scheduler adds it itself.
+    still on its way, and the scheduler adds it itself. `cnic_backlog_tokens` are on their way out
+    of the engine's HBM, and not acknowledged yet.
     """
 
     engine: str
@@ -74,6 +75,7 @@ class EngineReport(msgspec.Struct, frozen=True):
     tokens: int
     free_hbm_tokens: int
     seen: int
+    cnic_backlog_tokens: int = 0
 
 
 class NodeReport(msgspec.Struct, frozen=True):
@@ -82,12 +84,19 @@ class NodeReport(msgspec.Struct, frozen=True):
     Reads of a DE node that have no room in its DRAM yet count only while its storage NIC is busy:
     they need that room whichever side reads. `at_s` is when the node counted,
     None if that was when the group fetched.
+
+    The rest is for policies that want it: room in the node's DRAM that no turn has, tokens that its
+    storage NIC has to write before storage keeps them, and tokens on their way out of its DRAM to
+    engines.
     """
 
     node: str
     read_queue_tokens: int
     seen: int
     at_s: float | None = None
+    free_dram_tokens: int = 0
+    write_backlog_tokens: int = 0
+    cnic_backlog_tokens: int = 0
 
 
 class Arrived(msgspec.Struct, frozen=True, tag="arrived"):
