@@ -138,6 +138,7 @@ class Explainer:
             at_s=self._now_s,
             waited_s=self._now_s - found.arrived_s,
             group=self._fetching,
+            pulled=self._pulls(chosen),
             engine=chosen.name,
             ahead=self._ahead[side],
             overtaken=list(self._waiting[side]).index(request.id),
@@ -148,8 +149,10 @@ class Explainer:
 
     def _among(self, cluster: Cluster, chosen: EngineBook) -> list[EngineBook]:
         """Those of the group that pulls; all of the side if the request was placed unasked."""
-        pulls = chosen.group.name == self._fetching
-        return list(chosen.group.engines if pulls else cluster.on(chosen.spec.side))
+        return list(chosen.group.engines if self._pulls(chosen) else cluster.on(chosen.spec.side))
+
+    def _pulls(self, chosen: EngineBook) -> bool:
+        return chosen.group.name == self._fetching
 
     def _scores(self, cluster: Cluster, request: Request, engine: str | None) -> dict[str, Any]:
         if not isinstance(self._policy, Explains):

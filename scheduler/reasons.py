@@ -40,15 +40,17 @@ class Candidate(msgspec.Struct, frozen=True):
 class Choice(msgspec.Struct, frozen=True):
     """An engine chosen for one side at `at_s`, `waited_s` after the arrival.
 
-    `group` is the one that fetched, empty if the request was placed unasked. `ahead` is how many
-    requests waited for this side when it arrived, `overtaken` how many of these still do. `paper`
-    is the engine that the paper's rule takes, empty if the policy has another rule. `candidates`
-    are in the order of the rule, `scores` is what the policy itself says.
+    `group` is the one that fetched, empty if the request was placed unasked; `pulled` if the engine
+    is of that group. `ahead` is how many requests waited for this side when it arrived, `overtaken`
+    how many of these still do. `paper` is the engine that the paper's rule takes, empty if the
+    policy has another rule. `candidates` are in the order of the rule, `scores` is what the policy
+    itself says.
     """
 
     at_s: float
     waited_s: float
     group: str
+    pulled: bool
     engine: str
     ahead: int
     overtaken: int

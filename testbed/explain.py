@@ -1,7 +1,7 @@
 """Why a request of a finished run went where it went: its scheduler's log, decided once more."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,15 @@ Decide = Callable[[Event, Sequence[Decision]], Sequence[Decision]]
 class Explained(msgspec.Struct, frozen=True):
     """What `explain --json` prints.
 
-    `asked` tells whether the policy could be asked again; else its reasons are its own, and there
-    are the books alone. `later_s` is when what follows the decision happened, in target seconds.
-    `failure` is what ended the run before the request was decided, if something did.
+    `term` counts from 1, one more for each restart of the scheduler before the decision. `asked`
+    tells whether the policy could be asked again; else its reasons are its own, and there are the
+    books alone. `later_s` is when what follows the decision happened, in target seconds. `failure`
+    is what ended the run before the request was decided, if something did.
     """
 
     run: str
     policy: str
+    term: int
     asked: bool
     why: Explanation
     later_s: dict[str, float]
@@ -60,47 +62,78 @@ def explain(folder: Path, word: str) -> Explained:
     Raises InputError if it has no such request; NotReproduced if it is not decided as it was.
     """
     request = wanted(word)
+    found: Explained | None = None
     arrived: list[Arrived] = []
-    found: Explanation | None = None
-    asked, failure = True, ""
-    # A scheduler that was restarted begins anew: the request was decided by one of them.
-    for hello, said in terms(read_log(folder / NAME)):
-        asked = not is_external(hello.policy)
-        policy = _policy(hello, folder) if asked else None
-        explainer = Explainer(hello.cluster, policy, request)
-        decide = _follow(hello, explainer) if policy is None else _ask(hello, policy, explainer)
-        failure = _decide_again(folder, said, decide, explainer, arrived)
-        found = explainer.found or found
-        if found and found.decision:
+    logged = terms(read_log(folder / NAME))
+    for number, (hello, steps) in enumerate(logged, 1):
+        term = _Term(hello, folder, request)
+        for step in steps:
+            if isinstance(step.event, Arrived):
+                arrived.append(step.event)
+            if term.take(step):
+                break
+            if term.failure and (next(steps, None) or next(logged, None)) is not None:
+                raise NotReproduced(_since(folder, term.failure))
+        if term.found is not None:  # else what an earlier term knew of it
+            asked = term.policy is not None
+            found = Explained(
+                str(folder.parent), folder.name, number, asked, term.found, {}, term.failure
+            )
+        if term.decided:
             break
     if found is None:
         raise InputError(f"{folder} has no request {word}; {_known(request, arrived)}")
-    later_s = _later_s(folder / "events.jsonl", found.request.id)
-    return Explained(str(folder.parent), folder.name, asked, found, later_s, failure)
+    later_s = _later_s(folder / "events.jsonl", found.why.request.id)
+    return msgspec.structs.replace(found, later_s=later_s)
 
 
-def _decide_again(
-    folder: Path, said: Iterator[Step], decide: Decide, explainer: Explainer, arrived: list[Arrived]
-) -> str:
-    """Play a scheduler's events until the request is decided; returns what ended the run, if so."""
-    for step in said:
-        if isinstance(step.event, Arrived):
-            arrived.append(step.event)
-        explainer.before(step.event)
+class _Term:
+    """One scheduler of the run, from its `hello` on: a restarted one knows nothing of before."""
+
+    def __init__(self, hello: Hello, folder: Path, request: tuple[int | None, int]) -> None:
+        self._folder = folder
+        self.policy = None if is_external(hello.policy) else _policy(hello, folder)
+        self._explainer = Explainer(hello.cluster, self.policy, request)
+        if self.policy is None:
+            self._decide = _follow(hello, self._explainer)
+        else:
+            self._decide = _ask(hello, self.policy, self._explainer)
+        self.failure = ""
+
+    @property
+    def found(self) -> Explanation | None:
+        """What is known of the request by now."""
+        return self._explainer.found
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is nothing more to know."""
+        return self.found is not None and self.found.decision is not None
+
+    def take(self, step: Step) -> bool:
+        """Whether the step decided the request; NotReproduced if it does not decide as it did.
+
+        What raises is kept as `failure`: in the last step of a run it is what ended it.
+        """
+        self._explainer.before(step.event)
         try:
-            made = decide(step.event, step.recorded)
+            made = self._decide(step.event, step.recorded)
+        except SchedulerError as error:
+            self.failure = str(error)
+            return False
+        try:
             require_same(step._replace(made=tuple(made)))
-        except (SchedulerError, RunFailed) as error:
-            if isinstance(error, SchedulerError) and next(said, None) is None:
-                return str(error)  # what ended the run ends its replay
-            raise NotReproduced(
-                f"{folder}: {error}; the code of {folder.name} or of the scheduler is another one "
-                "since: play it again"
-            ) from error
-        explainer.after(made)
-        if explainer.found and explainer.found.decision:
-            break
-    return ""
+        except RunFailed as error:
+            raise NotReproduced(_since(self._folder, str(error))) from error
+        self._explainer.after(made)
+        return self.decided
+
+
+def _since(folder: Path, what: str) -> str:
+    return (
+        f"{folder}: {what}; the code of {folder.name} or of the scheduler is another one since: "
+        "play it again"
+    )
 
 
 def _policy(hello: Hello, folder: Path) -> Policy:

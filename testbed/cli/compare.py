@@ -36,8 +36,8 @@ from testbed.results.schema import Comparison
     "--differing", type=click.IntRange(1), metavar="N",
     help="Also list N turns that were placed differently than under the first policy.",
 )  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 @scheduler_options
+@click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 def command(
     experiment: Path,
     seed: int | None,
@@ -53,9 +53,9 @@ def command(
     seeds: str | None,
     processes: int,
     differing: int | None,
-    fresh: bool,
     scheduler_cmd: str | None,
     scheduler: str | None,
+    fresh: bool,
 ) -> int:
     """Play EXPERIMENT under each policy and say who wins, by how much, and why.
 
@@ -63,7 +63,7 @@ def command(
     a run in RUNS is taken from there, and said to be.
     """
     spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
-    names = [name.strip() for name in policies.split(",") if name.strip()]
+    words = [word.strip() for word in policies.split(",") if word.strip()]
     process = scheduler_word(scheduler_cmd, scheduler)
     if differing is not None and (seeds is not None or as_json):
         other = "--seeds" if seeds is not None else "--json"
@@ -76,15 +76,14 @@ def command(
             raise InputError(f"--seed says nothing beside --seeds {seeds}; leave it out")
         if process is not None:
             raise InputError(
-                "--seeds plays policies alone; compare a scheduler of your own seed by seed, "
-                "with --seed"
+                "--seeds is for policies; a scheduler in another process is compared on one --seed"
             )
         return compare_over_seeds(
-            experiment, spec, names, seeds, processes, runs, require, as_json, world
+            experiment, spec, words, seeds, processes, runs, require, as_json, world
         )
     return play_and_tell(
-        experiment, spec, plan, names, runs, require, as_json, world, fresh,
-        process, lambda comparison: _list_differing(comparison, differing),
+        experiment, spec, plan, words, runs, require, as_json, world, fresh, process,
+        lambda comparison: _list_differing(comparison, differing),
     )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ def _head(explained: Explained) -> Text:
         f" (agent {request.agent}, turn {request.turn}) under ",
         (explained.policy, "bold"),
         f" · {explained.run}\n",
+        f"after restart {explained.term - 1} of the scheduler\n" if explained.term > 1 else "",
         f"prompt {request.prompt_tokens:,} tokens: {blocks:,} hit, "
         f"{request.prompt_tokens - blocks:,} to compute; then {request.generate_tokens:,} to "
         "generate\n",
@@ -121,9 +122,8 @@ def _decode(why: Explanation, choice: Choice) -> Iterator[RenderableType]:
 
 def _title(what: str, choice: Choice, rule: str) -> Text:
     """Who was taken of how many, and whether the paper's rule says the same."""
-    among = f"the {len(choice.candidates)} of group {choice.group}" if choice.group else (
-        f"all {len(choice.candidates)}"
-    )  # fmt: skip
+    many = len(choice.candidates)
+    among = f"the {many} of group {choice.group}" if choice.pulled else f"all {many}"
     title = Text.assemble((what, "bold"), f", of {among}")
     if choice.paper and choice.paper != choice.engine:
         title.append(f"; {rule} takes {choice.paper}", style="yellow")
@@ -186,7 +186,7 @@ def _reading(reading: Reading, decision: Decision) -> Iterator[RenderableType]:
     taken = " and ".join(side.upper() for side in sides)
     title = Text.assemble((f"Read by {taken} side", "bold"))
     if sides == [reading.paper]:
-        title.append(f": {reading.why}")
+        title.append(f", as by the rule of section 6.4: {reading.why}")
     else:
         title.append(
             f"; the rule of section 6.4 takes {reading.paper.upper()}: {reading.why}",

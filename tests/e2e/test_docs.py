@@ -48,31 +48,21 @@ def play(line: str, folder: Path, cache: Path, *more: str) -> None:
         words += ["--require", "functional", *([] if "virtual" in words else SHORTER)]
     if words[0] in ("run", "compare", "whatif"):
         words += [word for setting in FEWER for word in ("--set", setting)]
-    must_work([*words, *more], folder, cache)
-
-
-def must_work(words: list[str], folder: Path, cache: Path) -> None:
     ended = subprocess.run(
-        [*TESTBED, *words], cwd=folder, capture_output=True, text=True, timeout=280,
+        [*TESTBED, *words, *more], cwd=folder, capture_output=True, text=True, timeout=280,
         env={**environment(cache), "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + ended.stdout
 
 
-def play_before(run: str, runs: Path, cache: Path) -> None:
-    """A finished run of that name, for a command that looks at one."""
-    words = ["compare", f"topologies/{run}.yaml", "--world", "virtual", "--runs", str(runs)]
-    must_work([*words, "--require", "functional", "--set", "workload.agents=80"], ROOT, cache)
-
-
 @pytest.mark.parametrize("line", [line for line in SHOWN if line.startswith("testbed ")])
 def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
-    verb, runs, cache = line.split()[1], tmp_path / "runs", tmp_path / "cache"
-    if verb == "explain":
-        play_before(line.split()[2], runs, cache)
-    makes_runs = verb in ("run", "compare", "clean", "sweep", "explain")
-    more = ["--runs", str(runs)] if makes_runs else []
-    play(line, ROOT, cache, *more)
+    verb, cache, runs = line.split()[1], tmp_path / "cache", ("--runs", str(tmp_path / "runs"))
+    if verb == "explain":  # it looks at a finished run, which has its experiment's name
+        before = f"testbed compare topologies/{line.split()[2]}.yaml --world virtual"
+        play(before, ROOT, cache, *runs, "--set", "workload.agents=80", "--set", "workload.turns=2")
+    takes_runs = verb in ("run", "compare", "clean", "sweep", "explain")
+    play(line, ROOT, cache, *(runs if takes_runs else ()))
 
 
 @pytest.mark.parametrize("page", WALKS, ids=lambda page: page.name)

@@ -11,6 +11,7 @@ import pytest
 
 from scheduler import protocol
 from scheduler.protocol import Decided, Hello
+from scheduler.types import Arrived
 from testbed.cli.main import main
 from testbed.explain import explain
 from testbed.results.kept import find_run, policy_folder, policy_folders
@@ -117,6 +118,8 @@ def with_log(runs: Path, tmp_path: Path, change: str) -> Path:
     copy = tmp_path / "copy"
     shutil.copytree(runs / "1p2d-1", copy)
     lines = list(read_log(copy / "dualpath" / NAME))
+    if change == "restarted":  # after the first arrivals
+        lines = [*lines[:2], *(line for line in lines[2:] if isinstance(line, Arrived)), *lines]
     for number, line in enumerate(lines):
         if isinstance(line, Hello) and change in ("external", "gone"):
             word = "cmd:./mine" if change == "external" else "dualpth"
@@ -147,6 +150,16 @@ def test_a_policy_that_is_no_more_is_told(
     assert code == 1 and "cannot be asked again" in err and err.count("\n") == 1
 
 
+def test_a_restarted_scheduler_knows_nothing_of_before(
+    runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = with_log(runs, tmp_path, "restarted")
+    found, whole = explain(copy / "dualpath", "60"), explain(runs / "1p2d-1" / "dualpath", "60")
+    assert (found.term, whole.term) == (2, 1) and found.why == whole.why
+    code, out, _ = asked(runs, capsys, str(copy), "60", "--policy", "dualpath")
+    assert code == 0 and "after restart 1 of the scheduler" in out
+
+
 def test_a_scheduler_of_another_process_keeps_its_reasons(
     runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -156,6 +169,8 @@ def test_a_scheduler_of_another_process_keeps_its_reasons(
     assert "its reasons are its own" in out and "Algorithm 1" not in out
     ours = explain(copy / "dualpath", "17")
     theirs = explain(runs / "1p2d-1" / "dualpath", "17")
+    assert ours.why.prefill and not ours.why.prefill.pulled
+    assert len(ours.why.prefill.candidates) == 8
     assert not ours.asked and ours.why.decision == theirs.why.decision
     assert ours.why.reading and theirs.why.reading
     # The DE may be booked earlier there than the decision; the read queues are the same.
