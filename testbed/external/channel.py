@@ -106,17 +106,7 @@ def spawned(command: str, words_file: Path, deadline_s: float) -> Iterator[Chann
 
     What it says on standard error goes to `words_file`.
     """
-    words = command_words(command)
-    with words_file.open("ab") as said:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C is ours, and whatever it starts ends with it
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
+    process = _started(command, words_file)
     assert process.stdin is not None and process.stdout is not None
     fds = process.stdin.fileno(), process.stdout.fileno()
     try:
@@ -126,6 +116,25 @@ def spawned(command: str, words_file: Path, deadline_s: float) -> Iterator[Chann
         _end_group(process)
         process.stdin.close()
         process.stdout.close()
+
+
+def _started(command: str, words_file: Path) -> subprocess.Popen[bytes]:
+    try:
+        with words_file.open("ab") as said:
+            return subprocess.Popen(
+                command_words(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is ours, and whatever it starts ends with it
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+    except OSError as error:
+        raise InputError(
+            f"--scheduler-cmd {command!r}: {error.strerror}; a script begins with #! and its "
+            "interpreter, or is named behind it"
+        ) from error
 
 
 def _leave(process: subprocess.Popen[bytes]) -> None:

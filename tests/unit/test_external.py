@@ -209,6 +209,17 @@ def test_what_cannot_be_started_is_bad_input(word: str, why: str, tmp_path: Path
         pass
 
 
+def test_a_script_that_names_no_interpreter_is_bad_input(tmp_path: Path) -> None:
+    script = tmp_path / "mine"
+    script.write_text("print('hm')")
+    script.chmod(0o755)
+    with (
+        pytest.raises(InputError, match="Exec format error; a script begins with"),
+        external(f"cmd:{script}", HELLO, tmp_path, 5.0),
+    ):
+        pass
+
+
 def test_a_scheduler_may_listen_on_a_socket(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with socket.socket(socket.AF_UNIX) as door:
