@@ -387,8 +387,9 @@ class Buffer:
     def _report(self) -> Report:
         queued_tokens = self._queued_tokens
         if not self._reads.full:
-            # Then what has no room waits for that alone, and would whichever side read it.
-            queued_tokens -= self._roomless_tokens
+            # Then what has no room waits for that alone, and would whichever side read it. But
+            # what is more than memory takes in one go will keep the NIC busy once it has room.
+            queued_tokens -= min(self._roomless_tokens, self._config.dram_tokens)
         node = NodeReport(
             self._config.node, queued_tokens, self._terms.seen, self._clock.now_s(),
             self._dram.free_tokens, self._persister.unkept_tokens, self._sending.tokens,

@@ -99,9 +99,9 @@ class EngineReport(msgspec.Struct, frozen=True):
 class NodeReport(msgspec.Struct, frozen=True):
     """A node's storage-read queue, in tokens not yet arrived; `seen` as in EngineReport.
 
-    Reads of a DE node that have no room in its DRAM yet count only while its storage NIC is busy:
-    they need that room whichever side reads. `at_s` is when the node counted,
-    None if that was when the group fetched.
+    Reads of a DE node that have no room in its DRAM yet count only while its storage NIC is busy,
+    or as far as they are more than its DRAM holds: they need that room whichever side reads.
+    `at_s` is when the node counted, None if that was when the group fetched.
 
     The rest is for policies that want it: room in the node's DRAM that no turn has, tokens that its
     storage NIC has to write before storage keeps them, and tokens on their way out of its DRAM to
