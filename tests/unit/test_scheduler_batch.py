@@ -127,7 +127,7 @@ def literally(
     """The paper's text, token by token: add in FIFO order; on overflow, the most that fits."""
     chunks: list[Chunk] = []
     for candidate in candidates:
-        spent_s = sum(chunk.gpu_s for chunk in chunks)
+        spent_s = sum(chunk.attention_s for chunk in chunks)
         spent_tokens = sum(chunk.tokens for chunk in chunks)
         tokens = 0
         while tokens < candidate.pending_tokens:

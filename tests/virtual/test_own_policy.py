@@ -198,7 +198,7 @@ def test_an_installed_policy_is_played_and_known_by_its_name(
     found = play(capsys, tmp_path / "runs", "run", "--policy", "theirs")
     assert found["policies"]["theirs"]["path_share"]["pe"] == 1.0
     assert main(["run", str(FILE), "--policy", "thiers", *SMALL]) == 2
-    assert "did you mean 'theirs'? Known: basic," in capsys.readouterr().err
+    assert "did you mean 'theirs'? Known: affinity, basic," in capsys.readouterr().err
 
 
 def test_an_installed_policy_that_cannot_be_loaded_is_bad_input(
