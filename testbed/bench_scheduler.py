@@ -18,7 +18,7 @@ from typing import NamedTuple
 from scheduler.books import EngineBook
 from scheduler.cluster import Cluster
 from scheduler.decode import HIGH_FACTOR
-from scheduler.lookup import lookup, names
+from scheduler.lookup import lookup
 from scheduler.policies.dualpath import DualPath
 from scheduler.policy import Placement, Policy
 from scheduler.scheduler import Scheduler
@@ -46,7 +46,8 @@ BLOCK_TOKENS, HBM_TOKENS = 64, 4_000_000
 ALPHA_TOKENS, BETA_TOKENS = 1_200_000, 1_400_000
 SHAPES = ((1, 2, 6), (3, 6, 8), (12, 24, 8), (48, 96, 8))  # PE nodes, DE nodes, GPUs a node
 PERIODS, REPEATS = 10, 20
-LEAST_PER_S = 20_000
+# `least-loaded` looks at every engine for each request, as simple routers do: nothing is claimed.
+LEAST_PER_S = {"dualpath": 20_000, "basic": 20_000, "least-loaded": None}
 
 
 class Cost(NamedTuple):
@@ -276,9 +277,8 @@ def reports_per_s(spec: ClusterSpec, same: bool) -> float:
 def claims(claim: Claim) -> None:
     """All that is said about the speed of decisions."""
     largest = cluster(*SHAPES[-1], pooled=False)
-    for name in ("dualpath", "basic", "least-loaded"):
-        if name in names():
-            _rate(claim, name, measure(largest, lookup(name)))
+    for name, least_per_s in LEAST_PER_S.items():
+        _rate(claim, name, measure(largest, lookup(name)), least_per_s)
     for pooled, what in ((False, "a group a node"), (True, "one group a side")):
         _growth(claim, what, pooled)
     pool = cluster(*SHAPES[-1], pooled=True)
@@ -291,13 +291,14 @@ def claims(claim: Claim) -> None:
               reports_per_s(largest, same) / 1e6, "", None)  # fmt: skip
 
 
-def _rate(claim: Claim, name: str, cost: Cost) -> None:
+def _rate(claim: Claim, name: str, cost: Cost, least_per_s: int | None) -> None:
     rate = 1 / cost.assignment_s
+    wanted = "" if least_per_s is None else f">= {least_per_s}"
     claim(
         f"1,152 engines, 48,000 agents, {name}: assignments a second, each with "
         f"{cost.fetches:.2f} fetches of {cost.changed_reports:.1f} changed and "
         f"{cost.same_reports:.1f} unchanged reports",
-        rate, f">= {LEAST_PER_S}", rate >= LEAST_PER_S,
+        rate, wanted, None if least_per_s is None else rate >= least_per_s,
     )  # fmt: skip
 
 
