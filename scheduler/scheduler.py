@@ -54,18 +54,15 @@ class Scheduler:
         Raises SchedulerError if the event contradicts what is known of the cluster, PolicyFailed
         if the policy raises, or decides what cannot be.
         """
-        self._cluster.now_s = event.now_s
+        self._cluster.hear(event)
         match event:
             case Arrived():
-                self._cluster.arrive(event.request)
                 self._asked = "arrived", event.request.id
             case Fetch():
-                self._cluster.report(event)
                 self._asked = "fetch", None
                 if self._observer is not None:
                     self._observer.fetching(self._cluster, event.group)
             case Ended():
-                self._cluster.end(event.request_id)
                 self._asked = "ended", event.request_id
         try:
             return self._decide(self._ask(event))
