@@ -16,7 +16,7 @@ from testbed.policies import Chosen, choose
 from testbed.results.interval import FEWEST_PAIRS, Interval, paired_ratio
 from testbed.results.schema import Verdict
 from testbed.results.verdict import join
-from testbed.session import new_folder, require_size
+from testbed.session import new_folder, require_size, write_result
 from testbed.spec import Experiment
 from testbed.variants import Played, Variant, play_variants
 from testbed.workload import build_workload
@@ -146,7 +146,7 @@ def compare_seeds(
         notes=notes(found),
         folder=str(folder),
     )
-    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(comparison)))
+    write_result(folder, comparison)
     return comparison
 
 
