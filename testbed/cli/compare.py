@@ -13,7 +13,7 @@ from testbed.cli.seeds import compare_over_seeds
 from testbed.errors import InputError
 from testbed.results import differing_page
 from testbed.results.differing import differing as differing_turns
-from testbed.results.kept import policy_folders
+from testbed.results.runs import policy_folders
 from testbed.results.schema import Comparison
 
 

@@ -10,7 +10,7 @@ from testbed.errors import InputError
 from testbed.explain import explain, wanted
 from testbed.results import differing_page, explain_page
 from testbed.results.differing import differing
-from testbed.results.kept import find_run, policy_folder
+from testbed.results.runs import find_run, policy_folder
 
 MOST_TURNS = 20
 
