@@ -98,11 +98,7 @@ def play(
 
     Unless `fresh`, finished runs below `root` stand for those that would only repeat them.
     """
-    require_size(experiment, world)
-    if world == EMULATED:
-        require_io(policies)
-    for policy in policies:  # what cannot be laid out fails before anything is created
-        Layout(experiment, workload, policy, Path(), Path())
+    require_playable(experiment, workload, policies, world)
     folder = new_folder(root, name)
     (folder / "experiment.yaml").write_text(experiment.resolved())
     results: dict[str, PolicyResult] = {}
@@ -145,6 +141,17 @@ def play(
 def write_result(folder: Path, result: object) -> None:
     """What a session came to, for people and programs."""
     (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+
+
+def require_playable(
+    experiment: Experiment, workload: Workload, policies: Sequence[Chosen], world: str
+) -> None:
+    """Raise InputError for what cannot be played there; to be asked before anything is created."""
+    require_size(experiment, world)
+    if world == EMULATED:
+        require_io(policies)
+    for policy in policies:
+        Layout(experiment, workload, policy, Path(), Path())
 
 
 def require_size(experiment: Experiment, world: str) -> None:

@@ -15,10 +15,9 @@ from scheduler.errors import DualPathError
 from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError
 from testbed.policies import Chosen, choose
-from testbed.session import VIRTUAL
+from testbed.session import VIRTUAL, require_playable
 from testbed.spec import PACKAGED, Experiment, experiment_file, is_file, load_experiment
 from testbed.workload import Workload, build_workload
-from testbed.worlds.layout import Layout
 from testbed.yamlfile import Document, convert, read_yaml
 
 MOST_POINTS = 10_000
@@ -219,8 +218,7 @@ class _Checker:
         try:
             experiment = load_experiment(self._path, [*self._fixed, *places])
             workload, digest = self._workload(experiment)
-            for policy in policies:
-                Layout(experiment, workload, policy, Path(), Path())
+            require_playable(experiment, workload, policies, self._world)
         except DualPathError as error:
             raise InputError(self._complaint(str(error), places)) from error
         for policy in policies:
