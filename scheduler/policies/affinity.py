@@ -5,7 +5,7 @@ What Mooncake and llm-d stand for, on the same engines and with the same layerwi
 read by that node alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -28,11 +28,11 @@ class Affinity:
         self._prefill = AffinityQueue(self._index)
         self._decode = DecodeQueue()
 
-    def arrived(self, cluster: Cluster, request: Request) -> Iterator[Placement]:
+    def arrived(self, cluster: Cluster, request: Request) -> Iterable[Placement]:
         """Queue a request for a prefill node and for a DE; groups fetch it."""
         self._prefill.push(cluster, request)
         self._decode.push(request)
-        yield from ()
+        return ()
 
     def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
         """Place waiting requests on the fetching group."""
