@@ -6,6 +6,7 @@ The life of a turn's KV here is one coroutine, step by step as in section 3 of t
 
 from collections.abc import Iterator
 
+from engines.buffer_turn import HeldTurn
 from engines.cache import DramCache
 from engines.config import BufferConfig
 from engines.control import Reporter
@@ -35,56 +36,11 @@ from engines.persist import NewBlocks, Persister
 from engines.reads import Arrival, parts_of
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, Transport, Write
-from engines.tasks import Crew, Life
+from engines.tasks import Crew
 from engines.terms import Terms
-from engines.waits import Arena, Awaited, Backlog, Bandwidth, Places
+from engines.waits import Arena, Backlog, Bandwidth, Places
 from scheduler.prefix import chains_of, cut
 from scheduler.types import NodeReport, ReadExtent, Side
-
-
-class HeldTurn:
-    """What a buffer knows of one turn; messages may come before the assignment that names it."""
-
-    def __init__(self, request: int) -> None:
-        self.request = request
-        self.life = Life()
-        self.pulled: Awaited[str] = Awaited(f"the pulls of turn {request}'s KV")
-        self.complete: Awaited[LayerDone] = Awaited(f"the last layer of turn {request}")
-        self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
-        self.prompt_kept: Awaited[bool] = Awaited(f"turn {request}'s new prompt to be kept")
-        self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
-        self.queued: dict[ReadExtent, int] = {}  # tokens of each that storage has to send
-        self.roomless_tokens = 0  # of its reads, while it has no room in a DE buffer's DRAM
-        self.to_pull_tokens = 0
-        self.lacking: list[Extent] = []  # of the read that is next
-        self.pulls: list[Pull] = []
-        self.tokens_due = 0
-        self.tokens_here = 0
-        self.final: LayerDone | None = None
-
-    def expect(self, assign: Assign, block_tokens: int) -> None:
-        """On the DE side: how many blocks decode will send, and what they continue."""
-        request = assign.turn.request
-        self.chain, self.content = request.chain, assign.turn.content
-        end, prompt = (
-            blocks(tokens, block_tokens)
-            for tokens in (request.context_tokens, request.prompt_tokens)
-        )
-        self.blocks_left = end - prompt
-        self.count_kept(0)
-
-    def hear_pull(self, prefill: str, pull: Pull) -> None:
-        """The PE asks for a part of what was read; it asks for all of it at once."""
-        self.pulls.append(pull)
-        self.to_pull_tokens -= pull.last - pull.first
-        if self.to_pull_tokens == 0:
-            self.pulled.set(prefill)
-
-    def count_kept(self, count: int) -> None:
-        """So many more generated blocks are in storage."""
-        self.blocks_left -= count
-        if self.blocks_left == 0:
-            self.kept.set(True)
 
 
 class Buffer:

@@ -6,7 +6,18 @@ from typing import NoReturn
 
 from scheduler.books import EngineBook, Group, GroupsByLoad, Load, NodeBook
 from scheduler.errors import SchedulerError
-from scheduler.types import ClusterSpec, Decision, EngineSpec, Fetch, ReadExtent, Request, Side
+from scheduler.types import (
+    Arrived,
+    ClusterSpec,
+    Decision,
+    Ended,
+    EngineSpec,
+    Event,
+    Fetch,
+    ReadExtent,
+    Request,
+    Side,
+)
 
 
 class Turn:
@@ -62,6 +73,17 @@ class Cluster:
         """HBM that a request's context takes at its end, in whole blocks."""
         block_tokens = self.spec.block_tokens
         return -(-request.context_tokens // block_tokens) * block_tokens
+
+    def hear(self, event: Event) -> None:
+        """Book what an event says; raises SchedulerError at what contradicts the books."""
+        self.now_s = event.now_s
+        match event:
+            case Arrived():
+                self.arrive(event.request)
+            case Fetch():
+                self.report(event)
+            case Ended():
+                self.end(event.request_id)
 
     def arrive(self, request: Request) -> None:
         """Open a request; raises SchedulerError if this cluster could never serve it."""

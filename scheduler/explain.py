@@ -180,14 +180,7 @@ class Follower:
     def follow(self, event: Event, decisions: Sequence[Decision]) -> None:
         """Book what was said and decided; raises SchedulerError if it contradicts the books."""
         cluster = self._cluster
-        cluster.now_s = event.now_s
-        match event:
-            case Arrived():
-                cluster.arrive(event.request)
-            case Fetch():
-                cluster.report(event)
-            case Ended():
-                cluster.end(event.request_id)
+        cluster.hear(event)
         for decision in decisions:
             for engine in (decision.pe, decision.de):
                 self._observer.placing(cluster, Placement(decision.request_id, engine))

@@ -5,7 +5,8 @@ about; `scheduler/lookup.py` finds it by name.
 """
 
 from collections.abc import Generator, Iterable, Iterator
-from typing import Annotated, NamedTuple, Protocol
+from contextlib import suppress
+from typing import Annotated, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
@@ -87,6 +88,12 @@ def leaving(queue: Queue, placements: Iterable[Placement] | None) -> Iterator[Pl
         try:
             yield placement
         except SchedulerError as error:
-            if isinstance(placements, Generator):
-                placements.throw(error)
-            raise
+            throw_back(placements, error)
+
+
+def throw_back(placements: Iterable[Placement] | None, error: SchedulerError) -> NoReturn:
+    """Raise an error at the line that yielded what cannot be, which cannot go on after it."""
+    if isinstance(placements, Generator):
+        with suppress(StopIteration):
+            placements.throw(error)
+    raise error

@@ -4,14 +4,14 @@ A request waits for a PE and for a DE at once; each is chosen when a group of th
 Whichever comes second fixes the read path, and the decision goes out.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from scheduler import path
 from scheduler.cluster import Cluster, Turn
 from scheduler.errors import SchedulerError
 from scheduler.failure import failed
-from scheduler.policy import Placement, Policy
+from scheduler.policy import Placement, Policy, throw_back
 from scheduler.types import Arrived, ClusterSpec, Decision, Ended, Event, Fetch, Request
 
 
@@ -46,7 +46,9 @@ class Scheduler:
         self._cluster = Cluster(spec)
         self._policy = policy
         self._observer = observer
-        self._asked: tuple[str, int | None] = "", None  # for which decision, and on which request
+        # On what the policy works: a request, if it is known; and whether on its read path.
+        self._request: int | None = None
+        self._reading = False
 
     def handle(self, event: Event) -> list[Decision]:
         """Decisions that this event completes, `seq` rising by one from 1.
@@ -54,27 +56,14 @@ class Scheduler:
         Raises SchedulerError if the event contradicts what is known of the cluster, PolicyFailed
         if the policy raises, or decides what cannot be.
         """
-        self._cluster.now_s = event.now_s
-        match event:
-            case Arrived():
-                self._cluster.arrive(event.request)
-                self._asked = "arrived", event.request.id
-            case Fetch():
-                self._cluster.report(event)
-                self._asked = "fetch", None
-                if self._observer is not None:
-                    self._observer.fetching(self._cluster, event.group)
-            case Ended():
-                self._cluster.end(event.request_id)
-                self._asked = "ended", event.request_id
+        self._cluster.hear(event)
+        if self._observer is not None and isinstance(event, Fetch):
+            self._observer.fetching(self._cluster, event.group)
+        self._request, self._reading = None, False
         try:
             return self._decide(self._ask(event))
         except (Exception, SystemExit) as error:
-            decision, request_id = self._asked
-            if request_id is None and isinstance(event, Fetch):  # whom it was to place next
-                side = self._cluster.groups[event.group].side
-                request_id = next((request.id for request in self._cluster.waiting(side)), None)
-            raise failed(self._policy, decision, request_id, error) from error
+            raise failed(self._policy, *self._question(event), error) from error
 
     def _ask(self, event: Event) -> Iterable[Placement] | None:
         match event:
@@ -84,36 +73,50 @@ class Scheduler:
                 return self._policy.fetch(self._cluster, event.group)
             case Ended():
                 self._policy.ended(event.request_id)
-                return ()
+                return None
 
     def _decide(self, placements: Iterable[Placement] | None) -> list[Decision]:
         # One at a time: a policy's next choice rests on the books after this one.
         decisions = []
-        asked = self._asked
         for placement in placements or ():
-            turn = self._place(placement, placements)
+            try:
+                turn = self._place(placement)
+            except SchedulerError as error:
+                throw_back(placements, error)
             if turn.pe is not None and turn.de is not None:
-                self._asked = "reads", turn.request.id
-                if self._observer is not None:
-                    self._observer.reading(self._cluster, turn.request, turn.pe, turn.de)
-                reads = self._policy.reads(self._cluster, turn.request, turn.pe, turn.de)
-                path.check(self._cluster, turn.request, reads)
-                decisions.append(self._cluster.decide(turn.request.id, turn.pe, turn.de, reads))
-            self._asked = asked
+                decisions.append(self._complete(turn.request, turn.pe, turn.de))
+            self._request = None
         return decisions
 
-    def _place(self, placement: Placement, placements: Iterable[Placement] | None) -> Turn:
-        """Book it; what cannot be is thrown to the line that yielded it."""
-        try:
-            if not isinstance(placement, Placement):
-                raise SchedulerError(
-                    f"a placement is {placement!r}; yield Placement(request.id, engine.name)"
-                )
-            self._asked = self._asked[0], placement.request_id
-            if self._observer is not None:
-                self._observer.placing(self._cluster, placement)
-            return self._cluster.place(placement.request_id, placement.engine)
-        except SchedulerError as error:
-            if isinstance(placements, Generator):
-                placements.throw(error)
-            raise
+    def _place(self, placement: Placement) -> Turn:
+        if not isinstance(placement, Placement):
+            raise SchedulerError(
+                f"a placement is {placement!r}; yield Placement(request.id, engine.name)"
+            )
+        self._request = placement.request_id
+        if self._observer is not None:
+            self._observer.placing(self._cluster, placement)
+        return self._cluster.place(placement.request_id, placement.engine)
+
+    def _complete(self, request: Request, pe: str, de: str) -> Decision:
+        self._reading = True
+        if self._observer is not None:
+            self._observer.reading(self._cluster, request, pe, de)
+        reads = self._policy.reads(self._cluster, request, pe, de)
+        path.check(self._cluster, request, reads)
+        self._reading = False
+        return self._cluster.decide(request.id, pe, de, reads)
+
+    def _question(self, event: Event) -> tuple[str, int | None]:
+        """Which decision the policy was asked for when it failed, and about which request."""
+        word = "reads" if self._reading else type(event).__name__.lower()
+        if self._request is not None:
+            return word, self._request
+        match event:
+            case Arrived():
+                return word, event.request.id
+            case Ended():
+                return word, event.request_id
+            case Fetch():  # whom it was to place next
+                waiting = self._cluster.waiting(self._cluster.groups[event.group].side)
+                return word, waiting[0].id if waiting else None

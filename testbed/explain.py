@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -18,10 +17,10 @@ from scheduler.types import Arrived, Decision, Event
 from testbed.decide import Step, require_same, terms
 from testbed.errors import InputError, NotReproduced, RunFailed
 from testbed.external.scheduler import is_external
+from testbed.results.events import EVENTS, later_of
 from testbed.results.scheduler_log import NAME, read_log
 
 REQUEST = re.compile(r"(?P<id>\d+)|(?P<agent>\d+)\.(?P<turn>\d+)")
-LATER = ("first_token", "decode", "done", "failed")
 
 Decide = Callable[[Event, Sequence[Decision]], Sequence[Decision]]
 
@@ -83,7 +82,7 @@ def explain(folder: Path, word: str) -> Explained:
             break
     if found is None:
         raise InputError(f"{folder} has no request {word}; {_known(request, arrived)}")
-    later_s = _later_s(folder / "events.jsonl", found.why.request.id)
+    later_s = later_of(folder / EVENTS, found.why.request.id)
     return msgspec.structs.replace(found, later_s=later_s)
 
 
@@ -174,19 +173,3 @@ def _known(request: tuple[int | None, int], arrived: Sequence[Arrived]) -> str:
         return f"agent {agent} has turns {min(turns)} to {max(turns)}"
     agents = [event.request.agent for event in arrived]
     return f"it has agents {min(agents)} to {max(agents)}"
-
-
-def _later_s(events: Path, request: int) -> dict[str, float]:
-    """What followed the decision; nothing if the run did not come so far."""
-    if not events.is_file():
-        return {}
-    ours = f'"request":{request},'.encode()
-    ends = f'"request":{request}}}'.encode()
-    found: dict[str, float] = {}
-    with events.open("rb") as lines:
-        for line in lines:
-            if ours in line or ends in line:
-                said: dict[str, Any] = msgspec.json.decode(line)
-                if said["event"] in LATER:
-                    found[said["event"]] = said["at_s"]
-    return found

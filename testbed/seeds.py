@@ -16,7 +16,7 @@ from testbed.policies import Chosen, choose
 from testbed.results.interval import FEWEST_PAIRS, Interval, paired_ratio
 from testbed.results.schema import Verdict
 from testbed.results.verdict import join
-from testbed.session import new_folder, require_size
+from testbed.session import new_folder, require_playable, write_result
 from testbed.spec import Experiment
 from testbed.variants import Played, Variant, play_variants
 from testbed.workload import build_workload
@@ -115,13 +115,16 @@ def compare_seeds(
 ) -> SeedsComparison:
     """Play every policy on every seed, in the emulated world one after the other.
 
-    InputError before anything is played; RunFailed names the policy and seed that did not end.
+    InputError before anything is created; RunFailed names the policy and seed that did not end.
     """
     named = labelled(words)
-    require_size(experiment, world)
+    seeded = {seed: msgspec.structs.replace(experiment, seed=seed) for seed in seeds}
+    for seed, one in seeded.items():
+        workload = build_workload(one.workload, seed)
+        require_playable(one, workload, list(named.values()), world)
     variants = {
-        (label, seed): Variant(_with_seed(experiment, seed), name, policy, world)
-        for seed in seeds
+        (label, seed): Variant(one, name, policy, world)
+        for seed, one in seeded.items()
         for label, policy in named.items()
     }
     folder = new_folder(root, f"{name}-seeds")
@@ -146,14 +149,8 @@ def compare_seeds(
         notes=notes(found),
         folder=str(folder),
     )
-    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(comparison)))
+    write_result(folder, comparison)
     return comparison
-
-
-def _with_seed(experiment: Experiment, seed: int) -> Experiment:
-    changed = msgspec.structs.replace(experiment, seed=seed)
-    build_workload(changed.workload, seed)  # what cannot be built fails before anything is played
-    return changed
 
 
 def _figures(key: tuple[str, int], played: Played | Exception) -> Figures:

@@ -14,7 +14,7 @@ from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError, RunFailed
 from testbed.ideal import as_played, require_io
 from testbed.policies import Chosen
-from testbed.results.events import write_events
+from testbed.results.events import EVENTS, write_events
 from testbed.results.metrics import RunData, measure
 from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import join, judge
@@ -29,6 +29,7 @@ from topologies.shape import MAX_EMULATED_NODES
 Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, turns planned
 World = Callable[[LabPlan, Callable[[str, int, int], None]], RunData]
 
+RESULT = "result.json"  # of the whole session, in its folder
 MARK = ".testbed-run"  # in every folder that a session makes, for `testbed clean`
 EMULATED, VIRTUAL = "emulated", "virtual"
 
@@ -97,11 +98,7 @@ def play(
 
     Unless `fresh`, finished runs below `root` stand for those that would only repeat them.
     """
-    require_size(experiment, world)
-    if world == EMULATED:
-        require_io(policies)
-    for policy in policies:  # what cannot be laid out fails before anything is created
-        Layout(experiment, workload, policy, Path(), Path())
+    require_playable(experiment, workload, policies, world)
     folder = new_folder(root, name)
     (folder / "experiment.yaml").write_text(experiment.resolved())
     results: dict[str, PolicyResult] = {}
@@ -137,8 +134,24 @@ def play(
         folder=str(folder),
         reused=reused,
     )
-    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(comparison)))
+    write_result(folder, comparison)
     return comparison
+
+
+def write_result(folder: Path, result: object) -> None:
+    """What a session came to, for people and programs."""
+    (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+
+
+def require_playable(
+    experiment: Experiment, workload: Workload, policies: Sequence[Chosen], world: str
+) -> None:
+    """Raise InputError for what cannot be played there; to be asked before anything is created."""
+    require_size(experiment, world)
+    if world == EMULATED:
+        require_io(policies)
+    for policy in policies:
+        Layout(experiment, workload, policy, Path(), Path())
 
 
 def require_size(experiment: Experiment, world: str) -> None:
@@ -172,7 +185,7 @@ def _play_one(
         raise RunFailed(f"policy {policy.name}: {error}") from error
     finally:
         shutil.rmtree(folder / "store", ignore_errors=True)
-    write_events(run, folder / "events.jsonl")
+    write_events(run, folder / EVENTS)
     result = measure(
         run,
         lambda turns, offered: bound(

@@ -112,11 +112,11 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return yaml.safe_dump(msgspec.to_builtins(self), sort_keys=False)
 
 
-def experiment_file(path: Path) -> Path:
+def experiment_file(path: Path, beside: Path = Path()) -> Path:
     """The file itself, or the packaged one of that name where there is no such file."""
-    packaged = PACKAGED / path.name
+    found, packaged = beside / path, PACKAGED / path.name
     named = path.parent.name in ("", PACKAGED.name)
-    return packaged if named and not _is_file(path) and _is_file(packaged) else path
+    return packaged if named and not is_file(found) and is_file(packaged) else found
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -157,7 +157,7 @@ def _graft_profile(document: Document, key: str, folder: Path, beside: Path) -> 
         return
     packaged = {file.stem: file for file in folder.glob("*.yaml")}
     path = packaged.get(name, beside / name)
-    if not _is_file(path):
+    if not is_file(path):
         raise InputError(
             f"{document.place(key)}: {key} profile {_readable(name)} is neither packaged nor a "
             f"file beside the experiment; {nearest(name, list(packaged), 'packaged')}"
@@ -165,7 +165,8 @@ def _graft_profile(document: Document, key: str, folder: Path, beside: Path) -> 
     document.graft(key, read_yaml(path))
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long, or one that no file can have

@@ -31,17 +31,27 @@ class {class_name}({parent}):
     #
 {others}
     #
-    # What the books offer, now and with all that was decided since the last reports:
+    # What the books offer: what engines and nodes last reported, with all that was decided since.
     #
     #   request  id, agent, turn, prompt_tokens, hit_tokens (they are in storage),
-    #            generate_tokens, context_tokens
+    #            generate_tokens, context_tokens; context (extents of the hits), chain
     #   cluster  on(Side.PE): engines; waiting(Side.PE): requests without one, in order of arrival;
-    #            engines, nodes, groups by name; node_of(engine name); hbm_tokens(request)
+    #            engines, nodes, groups by name; node_of(engine name); hbm_tokens(request); now_s
     #   engine   name, requests, tokens (both unfinished), free_hbm_tokens, node, group, order
-    #   node     name, read_queue_tokens (what its storage NIC has still to read)
-    #   group    name, side, engines, tokens, load_tokens (with those that wait for the group)
+    #   node     name, read_queue_tokens (what its storage NIC had still to read at counted_s),
+    #            read_tokens (all that it was ever given to read), last_read (which decision that
+    #            was, by number)
+    #   group    name, side, engines, nodes by name, tokens, load_tokens (with those that wait for
+    #            the group)
     #   cluster.spec   alpha_tokens, beta_tokens (what is long, and what is too much), block_tokens,
-    #            seed (for random.Random: the same run draws the same lots)
+    #            dram_cache_tokens (of a node), seed (for random.Random: the same run draws the
+    #            same lots)
+    #
+    # And the last reports as they were, without what was decided since:
+    #
+    #   engine.last    cnic_backlog_tokens (on their way out of its HBM)
+    #   node.last      free_dram_tokens, write_backlog_tokens (that storage does not keep yet),
+    #                  cnic_backlog_tokens (on their way out of its DRAM)
     #
     # What it asks of the engines is `traits`; {base} has
     #   {traits}

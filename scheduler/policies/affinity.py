@@ -5,7 +5,7 @@ What Mooncake and llm-d stand for, on the same engines and with the same layerwi
 read by that node alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -28,11 +28,11 @@ class Affinity:
         self._prefill = AffinityQueue(self._index)
         self._decode = DecodeQueue()
 
-    def arrived(self, cluster: Cluster, request: Request) -> Iterator[Placement]:
+    def arrived(self, cluster: Cluster, request: Request) -> Iterable[Placement]:
         """Queue a request for a prefill node and for a DE; groups fetch it."""
         self._prefill.push(cluster, request)
         self._decode.push(request)
-        yield from ()
+        return ()
 
     def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
         """Place waiting requests on the fetching group."""
@@ -41,27 +41,34 @@ class Affinity:
         return self._decode.fetch(cluster, group)
 
     def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
-        """One side reads all; both nodes cache what passes."""
-        found = self._index.cached_blocks(request)
-        cached = {
-            side: found.get(cluster.node_of(engine).name, 0)
-            for side, engine in ((Side.PE, pe), (Side.DE, de))
-        }
-        side = self._side(cluster, pe, de, cached)
-        reads = tuple(
-            msgspec.structs.replace(read, cached=cached[side])
-            for read in path.whole(cluster, request, side)
-        )
-        self._index.decided(cluster, request, pe, de, reads)
-        return reads
+        """The prefill node reads all that its DRAM lacks; both nodes cache what passes."""
+        cached = self._cached_blocks(cluster, request, pe, de)
+        return self._read_on(Side.PE, cached, cluster, request, pe, de)
 
     def ended(self, request_id: int) -> None:
         """Forget a request that failed while it waited."""
         self._prefill.drop(request_id)
         self._decode.drop(request_id)
 
-    def _side(self, cluster: Cluster, pe: str, de: str, cached: Mapping[Side, int]) -> Side:
-        return Side.PE
+    def _cached_blocks(
+        self, cluster: Cluster, request: Request, pe: str, de: str
+    ) -> dict[Side, int]:
+        """Hit blocks of the request that the two nodes should have in DRAM."""
+        found = self._index.cached_blocks(request)
+        nodes = {Side.PE: cluster.node_of(pe).name, Side.DE: cluster.node_of(de).name}
+        return {side: found.get(node, 0) for side, node in nodes.items()}
+
+    def _read_on(
+        self, side: Side, cached: Mapping[Side, int], cluster: Cluster, request: Request,
+        pe: str, de: str,
+    ) -> tuple[ReadExtent, ...]:  # fmt: skip
+        """All on one side, and what the nodes have then."""
+        reads = tuple(
+            msgspec.structs.replace(read, cached=cached[side])
+            for read in path.whole(cluster, request, side)
+        )
+        self._index.decided(cluster, request, pe, de, reads)
+        return reads
 
 
 POLICY = Affinity

@@ -1,6 +1,6 @@
 """`basic`: today's serving. Engines in turn at arrival; only prefill nodes read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from scheduler import path
 from scheduler.cluster import Cluster
@@ -26,9 +26,9 @@ class Basic:
             engines = cluster.on(side)
             yield Placement(request.id, engines[turn % len(engines)].name)
 
-    def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+    def fetch(self, cluster: Cluster, group: str) -> Iterable[Placement]:
         """Nothing waits for a fetch."""
-        yield from ()
+        return ()
 
     def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
         """The prefill node reads all."""

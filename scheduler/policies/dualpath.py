@@ -1,6 +1,6 @@
 """`dualpath`: the paper's scheduler (DualPath sections 6.2 to 6.5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from scheduler import path
 from scheduler.cluster import Cluster
@@ -20,11 +20,11 @@ class DualPath:
         self._prefill = PrefillQueue()
         self._decode = DecodeQueue()
 
-    def arrived(self, cluster: Cluster, request: Request) -> Iterator[Placement]:
+    def arrived(self, cluster: Cluster, request: Request) -> Iterable[Placement]:
         """Queue a request for both sides; groups fetch it."""
         self._prefill.push(request)
         self._decode.push(request)
-        yield from ()
+        return ()
 
     def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
         """Place waiting requests on the fetching group."""

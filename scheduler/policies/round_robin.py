@@ -1,6 +1,6 @@
 """`round-robin`: both paths without a look at any load. Engines in turn, and sides in turn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import lcm
 
 from scheduler import path
@@ -31,9 +31,9 @@ class RoundRobin:
             engines = cluster.on(side)
             yield Placement(request.id, engines[self._number % len(engines)].name)
 
-    def fetch(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+    def fetch(self, cluster: Cluster, group: str) -> Iterable[Placement]:
         """Nothing waits for a fetch."""
-        yield from ()
+        return ()
 
     def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
         """One side after the other.

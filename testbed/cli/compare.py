@@ -7,13 +7,13 @@ import click
 from rich.console import Console
 
 from scheduler.lookup import names
-from testbed.cli.options import experiment_options, load, play_and_tell
+from testbed.cli.options import Asked, experiment_options, play_and_tell
 from testbed.cli.schedulers import scheduler_options, scheduler_word
 from testbed.cli.seeds import compare_over_seeds
 from testbed.errors import InputError
 from testbed.results import differing_page
 from testbed.results.differing import differing as differing_turns
-from testbed.results.kept import policy_folders
+from testbed.results.runs import policy_folders
 from testbed.results.schema import Comparison
 
 
@@ -39,16 +39,7 @@ from testbed.results.schema import Comparison
 @scheduler_options
 @click.option("--fresh", is_flag=True, help="Play all anew, also what finished runs would repeat.")
 def command(
-    experiment: Path,
-    seed: int | None,
-    time_scale: float | None,
-    world: str,
-    workload: str | None,
-    aps: float | None,
-    settings: tuple[str, ...],
-    require: str,
-    runs: Path,
-    as_json: bool,
+    asked: Asked,
     policies: str,
     seeds: str | None,
     processes: int,
@@ -62,29 +53,25 @@ def command(
     A policy is played once for the same experiment, seed, world and code: what is unchanged since
     a run in RUNS is taken from there, and said to be.
     """
-    spec, plan = load(experiment, seed, time_scale, workload, settings, world, aps)
     words = [word.strip() for word in policies.split(",") if word.strip()]
     process = scheduler_word(scheduler_cmd, scheduler)
-    if differing is not None and (seeds is not None or as_json):
+    if differing is not None and (seeds is not None or asked.as_json):
         other = "--seeds" if seeds is not None else "--json"
         raise InputError(
             f"--differing does not go with {other}; list them afterwards, with "
             "testbed explain RUN --differing A,B"
         )
     if seeds is not None:
-        if seed is not None and "," in seeds:
+        if asked.seed is not None and "," in seeds:
             raise InputError(f"--seed says nothing beside --seeds {seeds}; leave it out")
         if process is not None:
             raise InputError(
                 "--seeds is for policies; a scheduler in another process is compared on one --seed"
             )
-        return compare_over_seeds(
-            experiment, spec, words, seeds, processes, runs, require, as_json, world
-        )
+        return compare_over_seeds(asked, words, seeds, processes)
     return play_and_tell(
-        experiment, spec, plan, words, runs, require, as_json, world, fresh, process,
-        lambda comparison: _list_differing(comparison, differing),
-    )  # fmt: skip
+        asked, words, process, fresh, lambda comparison: _list_differing(comparison, differing)
+    )
 
 
 def _list_differing(comparison: Comparison, most: int | None) -> None:

@@ -1,18 +1,16 @@
 """`testbed explain`: why a request of a finished run went where it went."""
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 
+from testbed.cli.output import print_json
 from testbed.errors import InputError
 from testbed.explain import explain, wanted
 from testbed.results import differing_page, explain_page
 from testbed.results.differing import differing
-from testbed.results.kept import find_run, policy_folder
+from testbed.results.runs import find_run, policy_folder
 
 MOST_TURNS = 20
 
@@ -54,12 +52,12 @@ def command(
         first, second = _two(pair)
         folder = find_run(run, runs)
         found = differing(policy_folder(folder, first), policy_folder(folder, second), top)
-        return _json(found) if as_json else differing_page.show(found, Console())
+        return print_json(found) if as_json else differing_page.show(found, Console())
     if request is None:
         raise InputError("which request? Give its number, as 17, or its agent and turn, as 5.2")
     wanted(request)
     why = explain(policy_folder(find_run(run, runs), policy), request)
-    return _json(why) if as_json else explain_page.show(why, Console())
+    return print_json(why) if as_json else explain_page.show(why, Console())
 
 
 def _two(pair: str) -> tuple[str, str]:
@@ -67,7 +65,3 @@ def _two(pair: str) -> tuple[str, str]:
     if len(names) != 2 or len(set(names)) < 2:
         raise InputError(f"--differing {pair}: name two policies, as basic,dualpath")
     return names[0], names[1]
-
-
-def _json(found: Any) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(found)).decode() + "\n")

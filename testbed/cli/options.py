@@ -1,7 +1,6 @@
 """Options that run and compare share, and what both do with them."""
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from testbed.cli.output import print_json
 from testbed.cli.progress import Bars
 from testbed.errors import InputError
 from testbed.external.met import met
@@ -35,43 +35,76 @@ TIME_SCALE = "scale.time_scale"
 MOST_COLUMNS = 100
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What run and compare are both asked for; the words are those of their options."""
+
+    experiment: Path
+    seed: int | None = None
+    time_scale: float | None = None
+    world: str = EMULATED
+    workload: str | None = None
+    aps: float | None = None
+    settings: tuple[str, ...] = ()
+    require: str = "functional"
+    runs: Path = Path("runs")
+    as_json: bool = False
+
+    def load(self) -> tuple[Experiment, Workload]:
+        """The experiment and its workload, as the function of this name does."""
+        return load(
+            self.experiment, self.seed, self.time_scale, self.workload, self.settings, self.world,
+            self.aps,
+        )  # fmt: skip
+
+
 def experiment_options(require: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options of a command that plays an experiment; `require` is its default verdict."""
+    """The options of a command that plays an experiment; `require` is its default verdict.
+
+    The command gets them as one `Asked`, before its own.
+    """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(
-            [
-                click.argument("experiment", type=click.Path(path_type=Path)),
-                click.option("--seed", type=int, help="Seed of workload and weights."),
-                click.option("--time-scale", type=float, help="Real seconds a target second."),
-                click.option(
-                    "--world", type=click.Choice(list(WORLDS)), default=EMULATED,
-                    show_default=True, help="Namespaces and torch, or a virtual clock.",
-                ),
-                click.option("--workload", help="Kind of workload: fixed, weka or replay."),
-                click.option(
-                    "--aps", type=float,
-                    help="Agents that arrive a target second, at random; else all start at once.",
-                ),
-                click.option(
-                    "--set", "settings", multiple=True, metavar="KEY=VALUE",
-                    help="Override a value of the experiment, e.g. hardware.snic_share=0.5.",
-                ),
-                click.option(
-                    "--require", type=click.Choice(["functional", "timing"]), default=require,
-                    show_default=True, help="The verdict that the exit code asks for.",
-                ),
-                click.option(
-                    "--runs", type=click.Path(path_type=Path), default=Path("runs"),
-                    show_default=True, help="Folder for results.",
-                ),
-                click.option("--json", "as_json", is_flag=True, help="Results as JSON."),
-            ]
-        ):  # fmt: skip
-            command = option(command)
-        return functools.wraps(command)(command)
+        @functools.wraps(command)
+        def asked(**values: Any) -> Any:
+            common = {name: values.pop(name) for name in Asked.__struct_fields__}
+            return command(Asked(**common), **values)
+
+        decorated: Callable[..., Any] = asked
+        for option in reversed(_options(require)):
+            decorated = option(decorated)
+        return decorated
 
     return decorate
+
+
+def _options(require: str) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    return [
+        click.argument("experiment", type=click.Path(path_type=Path)),
+        click.option("--seed", type=int, help="Seed of workload and weights."),
+        click.option("--time-scale", type=float, help="Real seconds a target second."),
+        click.option(
+            "--world", type=click.Choice(list(WORLDS)), default=EMULATED, show_default=True,
+            help="Namespaces and torch, or a virtual clock.",
+        ),
+        click.option("--workload", help="Kind of workload: fixed, weka or replay."),
+        click.option(
+            "--aps", type=float,
+            help="Agents that arrive a target second, at random; else all start at once.",
+        ),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE",
+            help="Override a value of the experiment, e.g. hardware.snic_share=0.5.",
+        ),
+        click.option(
+            "--require", type=click.Choice(["functional", "timing"]), default=require,
+            show_default=True, help="The verdict that the exit code asks for.",
+        ),
+        click.option(
+            "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+            help="Folder for results.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Results as JSON."),
+    ]  # fmt: skip
 
 
 def load(
@@ -104,38 +137,39 @@ def load(
 
 
 def play_and_tell(
-    path: Path,
-    experiment: Experiment,
-    workload: Workload,
+    asked: Asked,
     words: list[str],
-    runs: Path,
-    require: str,
-    as_json: bool,
-    world: str = EMULATED,
-    fresh: bool = True,
     process: str | None = None,
+    fresh: bool = True,
     also: Callable[[Comparison], None] = lambda _: None,
 ) -> int:
-    """Play, print, `also` what else was asked for, and return the verdict's exit code."""
+    """Play these policies, and the scheduler in another process if one is named; tell what came.
+
+    Returns the exit code of the verdict; `also` is called behind a picture, not behind JSON.
+    """
+    experiment, workload = asked.load()
     policies = choose(words, process=process)
-    require_world(world)
-    require_size(experiment, world)
+    require_world(asked.world)
+    require_size(experiment, asked.world)
     policies = met(policies, experiment, workload)
-    if world == EMULATED:
+    if asked.world == EMULATED:
         require_io(policies)
     talk = Console(stderr=True)
-    said = facts(path.name, experiment, workload, policies)
+    said = facts(asked.experiment.name, experiment, workload, policies)
     for warning in said.warnings:
         talk.print(f"warning: {warning}", style="yellow", markup=False)
     talk.print(text(said, columns(talk)) + "\n", highlight=False, soft_wrap=True, markup=False)
+    name = asked.experiment.stem
     with Bars([policy.name for policy in policies], talk) as bars:
-        comparison = play(experiment, path.stem, workload, policies, runs, bars.tell, world, fresh)
-    if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
+        comparison = play(
+            experiment, name, workload, policies, asked.runs, bars.tell, asked.world, fresh
+        )
+    if asked.as_json:
+        print_json(comparison)
     else:
         show(comparison, Console())
         also(comparison)
-    return exit_code(comparison, require)
+    return exit_code(comparison, asked.require)
 
 
 def columns(console: Console) -> int:

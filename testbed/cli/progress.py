@@ -1,10 +1,20 @@
-"""Progress on a terminal: a bar a policy, each from its own start."""
+"""Progress on a terminal."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 WAITING, DONE = "waiting", "done"
@@ -18,8 +28,19 @@ class _Turns(ProgressColumn):
         return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} turns")
 
 
+@contextmanager
+def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """One bar, which is told how many of how many are done; nothing unless on a terminal."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, planned: bars.update(task, completed=done, total=planned)
+
+
 class Bars:
-    """Shows nothing unless the console is a terminal."""
+    """A bar a policy, each from its own start; nothing unless the console is a terminal."""
 
     def __init__(self, policies: list[str], console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), _Turns(), TimeElapsedColumn())

@@ -1,49 +1,31 @@
 """What `testbed compare --seeds` does: play, tell every interval, and the exit code."""
 
-import sys
-from pathlib import Path
-
-import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from testbed.cli.options import verdict_code
+from testbed.cli.options import Asked, verdict_code
+from testbed.cli.output import print_json
+from testbed.cli.progress import counting
 from testbed.results.picture import verdict_text
 from testbed.seeds import Gain, SeedsComparison, compare_seeds, seeds_of
 from testbed.session import require_world
-from testbed.spec import Experiment
 
 
-def compare_over_seeds(
-    path: Path,
-    experiment: Experiment,
-    policies: list[str],
-    asked: str,
-    processes: int,
-    runs: Path,
-    require: str,
-    as_json: bool,
-    world: str,
-) -> int:
+def compare_over_seeds(asked: Asked, policies: list[str], seeds_word: str, processes: int) -> int:
     """Play the policies on every seed, print, and return the exit code of the worst verdict."""
-    seeds = seeds_of(asked, experiment.seed)
-    require_world(world)
-    talk = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=talk, disable=not talk.is_terminal) as bars:
-        task = bars.add_task("runs", total=None)
+    experiment, _ = asked.load()
+    seeds = seeds_of(seeds_word, experiment.seed)
+    require_world(asked.world)
+    with counting("runs", Console(stderr=True)) as progress:
         comparison = compare_seeds(
-            experiment, path.stem, policies, seeds, world, processes, runs,
-            lambda done, planned: bars.update(task, completed=done, total=planned),
+            experiment, asked.experiment.stem, policies, seeds, asked.world, processes, asked.runs,
+            progress,
         )  # fmt: skip
-    if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(comparison)).decode() + "\n")
+    if asked.as_json:
+        print_json(comparison)
     else:
         show(comparison, Console())
-    return verdict_code(comparison.verdict, require)
+    return verdict_code(comparison.verdict, asked.require)
 
 
 def show(comparison: SeedsComparison, console: Console) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from testbed.cli.options import load
+from testbed.cli.progress import counting
 from testbed.errors import InputError
 from testbed.policies import choose_one
 from testbed.results.picture import bar
@@ -56,17 +56,8 @@ def command(
     spec, _ = load(experiment, seed, None, workload, (LAYERS, *settings), VIRTUAL)
     if not any(setting.startswith("workload.turns=") for setting in settings):
         spec = _long_enough(spec)
-    talk = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=talk, disable=not talk.is_terminal) as bars:
-        task = bars.add_task("variants", total=None)
-        answer = ask(
-            spec,
-            experiment.stem,
-            chosen,
-            lambda done, planned: bars.update(task, completed=done, total=planned),
-            processes,
-        )
+    with counting("variants", Console(stderr=True)) as progress:
+        answer = ask(spec, experiment.stem, chosen, progress, processes)
     if as_json:
         click.echo(msgspec.json.encode(answer).decode())
     else:

@@ -16,7 +16,7 @@ from scheduler.cluster import Cluster
 from scheduler.errors import PolicyFailed, SchedulerError
 from scheduler.policy import Traits
 from scheduler.protocol import Decided, Hello, Line, News, Ready
-from scheduler.types import Arrived, Decision, Ended, Event, Fetch
+from scheduler.types import Decision, Event
 from testbed.external.channel import Channel, ChannelError, command_words, connected, spawned
 
 COMMAND, SOCKET = "cmd:", "unix:"
@@ -85,13 +85,7 @@ class External:
 
     def handle(self, event: Event) -> Sequence[Decision]:
         """What it decides, checked."""
-        match event:
-            case Arrived():
-                self._cluster.arrive(event.request)
-            case Fetch():
-                self._cluster.report(event)
-            case Ended():
-                self._cluster.end(event.request_id)
+        self._cluster.hear(event)
         said = self._news.of(event)
         answer = self._ask(said)
         if not isinstance(answer, Decided):

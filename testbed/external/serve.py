@@ -13,6 +13,7 @@ from scheduler.protocol import VERSION, Decided, Hello, Ready
 from scheduler.scheduler import Scheduler
 from scheduler.types import Arrived, Ended, Fetch
 from testbed.errors import RunFailed
+from testbed.worlds.knobs import set_by
 
 
 def serve(lines: Iterable[bytes], answers: BinaryIO, policy: str) -> None:
@@ -50,7 +51,4 @@ def make(policy: str, knobs: dict[str, float]) -> Policy:
     for knob in knobs:
         if not hasattr(limits, knob):
             raise SchedulerError(f"`hello` has a knob {knob!r}, which no policy has")
-    return lookup(
-        policy,
-        **{knob: value for knob, value in knobs.items() if getattr(limits, knob) is not None},
-    )
+    return lookup(policy, **set_by(limits, knobs))

@@ -14,6 +14,7 @@ import msgspec
 
 from scheduler.types import Side
 from testbed.errors import InputError
+from testbed.results.events import EVENTS
 
 ALIKE = "alike"
 
@@ -85,7 +86,7 @@ class Differing(msgspec.Struct, frozen=True):
 
 def differing(first: Path, second: Path, most: int) -> Differing:
     """Two policies' folders compared, with at most so many single turns, from both ends."""
-    ours, theirs = read_turns(first / "events.jsonl"), read_turns(second / "events.jsonl")
+    ours, theirs = read_turns(first / EVENTS), read_turns(second / EVENTS)
     found = list(_differences(ours, theirs))
     ranked = sorted(
         (difference for difference in found if difference.kind != ALIKE),

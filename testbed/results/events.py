@@ -11,8 +11,11 @@ from engines.agents import TurnRecord
 from engines.service import Decided
 from testbed.results.metrics import RunData
 
+EVENTS = "events.jsonl"  # in each policy's folder of a run
+
 # What can happen to a turn, in the order in which things of one moment are told.
 KINDS = ("arrived", "decided", "decode", "done", "failed", "first_token")
+LATER = ("decode", "done", "failed", "first_token")
 MOMENT = np.dtype([("at_s", "f8"), ("request", "i8"), ("kind", "i1")])
 CHUNK = 65_536  # moments that are made Python's at a time
 
@@ -82,3 +85,19 @@ def _of_turn(turn: TurnRecord, what: str) -> dict[str, Any]:
         case "failed":
             return {"reason": turn.reason}
     return {}
+
+
+def later_of(path: Path, request: int) -> dict[str, float]:
+    """When what follows a request's decision happened; nothing if the run did not come so far."""
+    if not path.is_file():
+        return {}
+    # Of millions of lines few are parsed: the number is the last of a line's keys, or not.
+    ours, ends = f'"request":{request},'.encode(), f'"request":{request}}}'.encode()
+    found: dict[str, float] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            if ours in line or ends in line:
+                said: dict[str, Any] = msgspec.json.decode(line)
+                if said["event"] in LATER:
+                    found[said["event"]] = said["at_s"]
+    return found

@@ -11,18 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 import xxhash
 
-import topologies
 from scheduler.errors import DualPathError
 from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError
 from testbed.policies import Chosen, choose
-from testbed.session import VIRTUAL
-from testbed.spec import Experiment, load_experiment
+from testbed.session import VIRTUAL, require_playable
+from testbed.spec import PACKAGED, Experiment, experiment_file, is_file, load_experiment
 from testbed.workload import Workload, build_workload
-from testbed.worlds.layout import Layout
 from testbed.yamlfile import Document, convert, read_yaml
 
-PACKAGED = Path(str(topologies.__file__)).parent
 MOST_POINTS = 10_000
 POLICIES = ("basic", "dualpath")
 SHAPE = re.compile(r"([0-9]{1,4})P([0-9]{1,4})D", re.IGNORECASE)
@@ -187,12 +184,9 @@ def _require_no_key_twice(axes: Sequence[Axis], fixed: Sequence[str]) -> None:
 
 def _experiment_path(document: Document, grid: Grid, path: Path) -> Path:
     """The file beside the grid, or else the packaged one of that name."""
-    for folder in (path.parent, PACKAGED.parent, PACKAGED):
-        try:
-            if (folder / grid.experiment).is_file():
-                return folder / grid.experiment
-        except (OSError, ValueError):  # a name that no file can have
-            break
+    found = experiment_file(Path(grid.experiment), path.parent)
+    if is_file(found):
+        return found
     packaged = ", ".join(sorted(file.name for file in PACKAGED.glob("*.yaml")))
     raise InputError(
         f"{document.place('experiment')}: no experiment {grid.experiment!r} beside this file; "
@@ -224,8 +218,7 @@ class _Checker:
         try:
             experiment = load_experiment(self._path, [*self._fixed, *places])
             workload, digest = self._workload(experiment)
-            for policy in policies:
-                Layout(experiment, workload, policy, Path(), Path())
+            require_playable(experiment, workload, policies, self._world)
         except DualPathError as error:
             raise InputError(self._complaint(str(error), places)) from error
         for policy in policies:

@@ -1,5 +1,8 @@
 """The experiment's values for what a policy limits."""
 
+from collections.abc import Mapping
+
+from scheduler.policy import Traits
 from testbed.policies import Chosen
 from testbed.spec import Experiment
 
@@ -12,8 +15,12 @@ def knobs(experiment: Experiment, policy: Chosen) -> dict[str, float]:
     values = limits(experiment)
     if policy.ready is not None:
         return values
-    wanted = policy.traits()
-    return {name: value for name, value in values.items() if getattr(wanted, name) is not None}
+    return set_by(policy.traits(), values)
+
+
+def set_by(traits: Traits, values: Mapping[str, float]) -> dict[str, float]:
+    """The values for those limits that a policy sets at all."""
+    return {name: value for name, value in values.items() if getattr(traits, name) is not None}
 
 
 def limits(experiment: Experiment) -> dict[str, float]:

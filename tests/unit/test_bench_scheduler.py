@@ -4,7 +4,7 @@ from scheduler.policies.dualpath import DualPath
 from scheduler.policy import Policy
 from scheduler.scheduler import Scheduler
 from scheduler.types import Arrived, Decision, Ended, Event, Fetch
-from testbed.bench_scheduler import Engines, Scan, cluster
+from testbed.bench.scheduler import Engines, Scan, cluster
 
 SPEC = cluster(2, 3, 4, pooled=True)
 

@@ -1,16 +1,23 @@
 """`testbed new policy`: a file that runs as it is, and none is ever overwritten."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from scheduler.cluster import Cluster
 from scheduler.lookup import lookup, names
+from scheduler.types import ClusterSpec, EngineSpec, Request, Side
 from testbed.cli.main import main
 from testbed.policies import choose
 from testbed.session import play
 from testbed.spec import load_experiment
 from testbed.workload import build_workload
 
+BOOKS = (
+    "    # What the books offer: what engines and nodes last reported, with all that was decided "
+    "since."
+)
 FILE = Path(__file__).parents[2] / "topologies" / "1p2d.yaml"
 
 
@@ -50,6 +57,32 @@ def test_every_policy_can_be_begun_with(base: str, folder: Path) -> None:
         assert made.traits == lookup(base).traits
         assert type(made).__mro__[1] is type(lookup(base))
     assert all(len(line) <= 100 for line in Path("mine.py").read_text().splitlines())
+
+
+def test_all_that_the_starter_says_of_the_books_is_there(folder: Path) -> None:
+    assert new("mine") == 0
+    lines = Path("mine.py").read_text().splitlines()
+    said: dict[str, str] = {}
+    for line in lines[lines.index(BOOKS) :]:
+        if found := re.fullmatch(r"    #   ([\w.]+)  +(.*)", line):
+            about = found[1]
+            said[about] = found[2]
+        elif found := re.fullmatch(r"    #    {8,}(.*)", line):
+            said[about] += f" {found[1]}"
+    engine = EngineSpec("p/0", Side.PE, "p", "pes", 640)
+    other = EngineSpec("d/0", Side.DE, "d", "des", 640)
+    cluster = Cluster(ClusterSpec((engine, other), 64, 1000, 1000))
+    book = cluster.engines["p/0"]
+    books = {
+        "request": Request(1, 1, 1, 64, 64, 1), "cluster": cluster, "engine": book,
+        "node": book.node, "group": book.group, "cluster.spec": cluster.spec,
+        "engine.last": book.last, "node.last": book.node.last,
+    }  # fmt: skip
+    assert said.keys() == books.keys()
+    for name, words in said.items():
+        bare = re.sub(r"\([^)]*\)", "", words)
+        for word in re.findall(r"\w+_\w+|\bid\b|\bseed\b", bare):
+            assert hasattr(books[name], word), (name, word)
 
 
 def test_the_class_may_be_called_as_its_base(folder: Path) -> None:

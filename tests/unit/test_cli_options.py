@@ -102,10 +102,10 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 
 
 def tell(as_json: bool, require: str = "functional") -> int:
-    experiment, workload = options.load(FILE, None, None, None, ("workload.agents=6",))
-    return options.play_and_tell(
-        FILE, experiment, workload, ["basic", "dualpath"], Path("runs"), require, as_json
+    asked = options.Asked(
+        experiment=FILE, settings=("workload.agents=6",), require=require, as_json=as_json
     )
+    return options.play_and_tell(asked, ["basic", "dualpath"])
 
 
 def test_json_goes_to_stdout_alone_and_holds_the_whole_result(
@@ -131,11 +131,9 @@ def test_the_picture_goes_to_stdout(
 def test_bad_policies_are_refused_before_anything_runs(
     played: list[tuple[object, ...]], policies: list[str]
 ) -> None:
-    experiment, workload = options.load(FILE, None, None, None, ("workload.agents=6",))
+    asked = options.Asked(experiment=FILE, settings=("workload.agents=6",))
     with pytest.raises(InputError):
-        options.play_and_tell(
-            FILE, experiment, workload, policies, Path("runs"), "functional", False
-        )
+        options.play_and_tell(asked, policies)
     assert not played
 
 
@@ -155,21 +153,21 @@ def test_a_cluster_too_large_to_be_emulated_is_refused_before_anything_is_made(
 
 
 def test_a_command_has_all_options_and_its_own_default_verdict() -> None:
-    found: dict[str, object] = {}
+    found: list[options.Asked] = []
 
     @click.command()
     @options.experiment_options(require="timing")
-    def command(**values: object) -> None:
-        found.update(values)
+    def command(asked: options.Asked) -> None:
+        found.append(asked)
 
     words = ["x.yaml", "--seed", "3", "--set", "a=1", "--set", "b=2", "--aps", "2", "--json"]
     result = CliRunner().invoke(command, words)
     assert result.exit_code == 0, result.output
-    assert found == {
-        "experiment": Path("x.yaml"), "seed": 3, "time_scale": None, "world": "emulated",
-        "workload": None, "aps": 2.0,
-        "settings": ("a=1", "b=2"), "require": "timing", "runs": Path("runs"), "as_json": True,
-    }  # fmt: skip
+    assert found == [options.Asked(
+        experiment=Path("x.yaml"), seed=3, time_scale=None, world="emulated",
+        workload=None, aps=2.0,
+        settings=("a=1", "b=2"), require="timing", runs=Path("runs"), as_json=True,
+    )]  # fmt: skip
     assert CliRunner().invoke(command, ["x.yaml", "--require", "luck"]).exit_code == 2
 
 

@@ -1,6 +1,7 @@
 """One decision replaced, the others kept; and what the books say to whoever replaces it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -113,6 +114,21 @@ def test_a_policy_cannot_swallow_what_it_did_wrong() -> None:
     with pytest.raises(PolicyFailed, match=r"failed on request 1 at .* 'p9/9', but this engine is"):
         fetch(scheduler, "pg")
     assert policy.told == 1
+
+
+class Quitter(DualPath):
+    """Stops as soon as it hears of an error, as if nothing had been wrong."""
+
+    def prefill(self, cluster: Cluster, group: str) -> Iterator[Placement]:
+        with suppress(SchedulerError):
+            yield Placement(1, "p9/9")
+
+
+def test_one_that_stops_at_its_error_ends_the_run_with_that_error() -> None:
+    scheduler = Scheduler(cluster(), Quitter())
+    arrive(scheduler, request(1))
+    with pytest.raises(PolicyFailed, match=r"failed on request 1 at .* 'p9/9', but this engine is"):
+        fetch(scheduler, "pg")
 
 
 @pytest.mark.parametrize("event", [

@@ -125,6 +125,7 @@ def test_a_policy_against_itself_makes_no_difference(
     (["--seeds", "2", "--policies", "dualpth"], "dualpath"),
     (["--seeds", "2", "--policies", ","], "names none"),
     (["--seeds", "2,3", "--seed", "4"], "--seed says nothing"),
+    (["--seeds", "2", "--set", "hardware.dram_buffer_bytes=1e8"], "dram_buffer_bytes holds"),
 ])  # fmt: skip
 def test_bad_input_leaves_nothing(
     more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from scheduler.protocol import Decided, Hello
 from scheduler.types import Arrived
 from testbed.cli.main import main
 from testbed.explain import explain
-from testbed.results.kept import find_run, policy_folder, policy_folders
+from testbed.results.runs import find_run, policy_folder, policy_folders
 from testbed.results.scheduler_log import NAME, read_log
 from testbed.session import MARK
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.bench import interval_settings
+from testbed.bench.interval import interval_settings
 from testbed.cli.main import main
 from testbed.cluster import port_interval
 from testbed.results.utilisation import by_kind

@@ -179,6 +179,7 @@ def test_a_policy_that_reads_as_a_built_in_one_is_bounded_as_it(tmp_path: Path) 
     assert choose(["mine.py:Mine"], tmp_path)[0].reads_like == "basic"
     assert choose_one("pe-only").reads_like == "pe-only"
     assert choose_one("static-split").reads_like == "static-split"
+    assert choose_one("dualpath-affinity").reads_like == "dualpath-affinity"  # not affinity's PE
 
 
 def install(folder: Path, code: str) -> None:

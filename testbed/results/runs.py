@@ -8,7 +8,7 @@ import msgspec
 from testbed.errors import InputError
 from testbed.policies import folder_names
 from testbed.results.scheduler_log import NAME
-from testbed.session import MARK
+from testbed.session import MARK, RESULT
 from testbed.yamlfile import nearest
 
 NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d+)")
@@ -53,7 +53,7 @@ def policy_folders(run: Path) -> dict[str, Path]:
             f"{run} has no log of a scheduler's decisions ({NAME}); play its experiment again"
         )
     try:
-        result = msgspec.json.decode((run / "result.json").read_bytes(), type=_Result)
+        result = msgspec.json.decode((run / RESULT).read_bytes(), type=_Result)
     except (OSError, msgspec.MsgspecError):  # it was stopped: some of its policies are there
         return folders
     names = list(result.policies)

@@ -8,7 +8,7 @@ placement on a PE and a DE and its read path, and its `Ended`. Only `Scheduler.h
 import gc
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import log
@@ -35,9 +35,9 @@ from scheduler.types import (
     Request,
     Side,
 )
+from testbed.bench.table import Bench
 
 Report = EngineReport | NodeReport
-Claim = Callable[[str, float, str, bool | None], None]
 
 # What topologies/48p96d.yaml comes to: 48,000 agents, 1,600 turns a second, a fetch in 0.1 s.
 AGENTS_AN_ENGINE = 48_000 / 1_152
@@ -274,27 +274,27 @@ def reports_per_s(spec: ClusterSpec, same: bool) -> float:
     return reports / best_s
 
 
-def claims(claim: Claim) -> None:
+def claims(bench: Bench) -> None:
     """All that is said about the speed of decisions."""
     largest = cluster(*SHAPES[-1], pooled=False)
     for name, least_per_s in LEAST_PER_S.items():
-        _rate(claim, name, measure(largest, lookup(name)), least_per_s)
+        _rate(bench, name, measure(largest, lookup(name)), least_per_s)
     for pooled, what in ((False, "a group a node"), (True, "one group a side")):
-        _growth(claim, what, pooled)
+        _growth(bench, what, pooled)
     pool = cluster(*SHAPES[-1], pooled=True)
     scan, heap = measure(pool, Scan()), measure(pool, DualPath())
-    claim("1,152 engines, one group a side: us an assignment by scans of all engines",
+    bench.claim("1,152 engines, one group a side: us an assignment by scans of all engines",
           1e6 * scan.assignment_s, "", None)  # fmt: skip
-    claim("the same: scans over dualpath", scan.assignment_s / heap.assignment_s, "", None)
+    bench.claim("the same: scans over dualpath", scan.assignment_s / heap.assignment_s, "", None)
     for same, what in ((True, "unchanged"), (False, "changed")):
-        claim(f"1,152 engines: millions of {what} reports a second",
+        bench.claim(f"1,152 engines: millions of {what} reports a second",
               reports_per_s(largest, same) / 1e6, "", None)  # fmt: skip
 
 
-def _rate(claim: Claim, name: str, cost: Cost, least_per_s: int | None) -> None:
+def _rate(bench: Bench, name: str, cost: Cost, least_per_s: int | None) -> None:
     rate = 1 / cost.assignment_s
     wanted = "" if least_per_s is None else f">= {least_per_s}"
-    claim(
+    bench.claim(
         f"1,152 engines, 48,000 agents, {name}: assignments a second, each with "
         f"{cost.fetches:.2f} fetches of {cost.changed_reports:.1f} changed and "
         f"{cost.same_reports:.1f} unchanged reports",
@@ -302,19 +302,19 @@ def _rate(claim: Claim, name: str, cost: Cost, least_per_s: int | None) -> None:
     )  # fmt: skip
 
 
-def _growth(claim: Claim, what: str, pooled: bool) -> None:
+def _growth(bench: Bench, what: str, pooled: bool) -> None:
     costs = {}
     for shape in SHAPES:
         spec = cluster(*shape, pooled)
         costs[len(spec.engines)] = measure(spec, DualPath()).assignment_s
     first = min(costs)
     for engines, cost_s in costs.items():
-        claim(f"{what}, {engines:,} engines: us an assignment", 1e6 * cost_s, "", None)
+        bench.claim(f"{what}, {engines:,} engines: us an assignment", 1e6 * cost_s, "", None)
     for engines, cost_s in costs.items():
         if engines != first:
             growth = cost_s / costs[first] / (log(engines) / log(first))
-            claim(f"{what}: growth of that cost from {first} to {engines:,} engines over that of "
-                  "log n", growth, "<= 1", growth <= 1)  # fmt: skip
+            bench.claim(f"{what}: growth of that cost from {first} to {engines:,} engines over "
+                        "that of log n", growth, "<= 1", growth <= 1)  # fmt: skip
 
 
 def _timed(scheduler: Scheduler, events: Sequence[Event]) -> tuple[float, list[Decision]]:
