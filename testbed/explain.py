@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -18,6 +17,7 @@ from scheduler.types import Arrived, Decision, Event
 from testbed.decide import Step, require_same, terms
 from testbed.errors import InputError, NotReproduced, RunFailed
 from testbed.external.scheduler import is_external
+from testbed.jsontext import decode
 from testbed.results.scheduler_log import NAME, read_log
 
 REQUEST = re.compile(r"(?P<id>\d+)|(?P<agent>\d+)\.(?P<turn>\d+)")
@@ -186,7 +186,21 @@ def _later_s(events: Path, request: int) -> dict[str, float]:
     with events.open("rb") as lines:
         for line in lines:
             if ours in line or ends in line:
-                said: dict[str, Any] = msgspec.json.decode(line)
-                if said["event"] in LATER:
-                    found[said["event"]] = said["at_s"]
+                said = _moment(line, events)
+                if said.event in LATER:
+                    found[said.event] = said.at_s
     return found
+
+
+class _Moment(msgspec.Struct):
+    """Of a line of an event log, what happened and when."""
+
+    event: str
+    at_s: float
+
+
+def _moment(line: bytes, log: Path) -> _Moment:
+    try:
+        return decode(line, _Moment)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{log}: is no event log of a run: {error}; play it again") from error

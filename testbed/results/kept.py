@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from testbed.errors import InputError
+from testbed.jsontext import decode
 from testbed.policies import folder_names
 from testbed.results.scheduler_log import NAME
 from testbed.session import MARK
@@ -53,7 +54,7 @@ def policy_folders(run: Path) -> dict[str, Path]:
             f"{run} has no log of a scheduler's decisions ({NAME}); play its experiment again"
         )
     try:
-        result = msgspec.json.decode((run / "result.json").read_bytes(), type=_Result)
+        result = decode((run / "result.json").read_bytes(), _Result)
     except (OSError, msgspec.MsgspecError):  # it was stopped: some of its policies are there
         return folders
     names = list(result.policies)
