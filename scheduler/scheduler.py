@@ -69,7 +69,9 @@ class Scheduler:
                 self._asked = "ended", event.request_id
         try:
             return self._decide(self._ask(event))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a policy may raise what is meant for event loops, too
             decision, request_id = self._asked
             if request_id is None and isinstance(event, Fetch):  # whom it was to place next
                 side = self._cluster.groups[event.group].side
