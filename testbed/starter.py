@@ -43,7 +43,8 @@ class {class_name}({parent}):
     #   cluster.spec   alpha_tokens, beta_tokens (what is long, and what is too much), block_tokens,
     #            seed (for random.Random: the same run draws the same lots)
     #
-    # What it asks of the engines is `traits`; {base} has
+    # What it asks of the engines is `traits` (where there is a limit, the experiment has its
+    # value: engine.prefill_quota_s, max_forward_tokens, read_ahead); {base} has
     #   {traits}
 
 
