@@ -2,11 +2,14 @@
 
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from testbed.errors import InputError
+from testbed.imports import CODE
 from testbed.policies import Chosen
 
+TAKEN = {*CODE, *sys.stdlib_module_names}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 TEXT = '''\
@@ -76,6 +79,11 @@ def write_starter(name: str, base: Chosen, folder: Path) -> tuple[Path, str]:
     if not NAME.fullmatch(stem) or keyword.iskeyword(class_name):
         raise InputError(
             f"{name!r} is no name for a policy; take letters, digits and _, as in my_policy"
+        )
+    if stem in TAKEN:
+        raise InputError(
+            f"{name!r} is a module of Python's or the testbed's, and a file of that name would "
+            f"take its place; choose another, as in my_{stem}"
         )
     path = folder / f"{stem}.py"
     try:
