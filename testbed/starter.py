@@ -86,9 +86,10 @@ def write_starter(name: str, base: Chosen, folder: Path) -> tuple[Path, str]:
             f"take its place; choose another, as in my_{stem}"
         )
     path = folder / f"{stem}.py"
+    text = _text(class_name, base, path.name)
     try:
         with path.open("x") as file:
-            file.write(_text(class_name, base, path.name))
+            file.write(text)
     except FileExistsError as error:
         raise InputError(f"{path} is there already; choose another name or remove it") from error
     except OSError as error:
@@ -98,6 +99,13 @@ def write_starter(name: str, base: Chosen, folder: Path) -> tuple[Path, str]:
 
 def _text(class_name: str, base: Chosen, file: str) -> str:
     parent = type(base.make())
+    try:
+        parent()
+    except TypeError as error:
+        raise InputError(
+            f"--from {base.name}: {parent.__name__} is made with arguments ({error}); begin with a "
+            "policy that is not"
+        ) from error
     written = base.name in READS
     alias = f"{parent.__name__} as Base" if parent.__name__ == class_name else parent.__name__
     imports = [f"from {parent.__module__} import {alias}"]

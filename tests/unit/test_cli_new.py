@@ -68,6 +68,7 @@ def test_the_class_may_be_called_as_its_base(folder: Path) -> None:
     (["none"], "'none' is no name for a policy"),
     ([""], "'' is no name for a policy"),
     (["other", "--from", "dualpth"], "did you mean 'dualpath'"),
+    (["other", "--from", "basic+layerwise"], "Ablation is made with arguments"),
     (["other", "--from", "mine.py"], "--from mine.py: copy the file instead"),
 ])  # fmt: skip
 def test_what_cannot_be_written_is_bad_input_and_changes_nothing(
