@@ -1,6 +1,7 @@
 """Finished runs on disk: found by folder, by number, or as the newest of a name."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,9 @@ def find_run(word: str, root: Path) -> Path:
     Raises InputError with the nearest name.
     """
     for folder in (Path(word), root / word):
-        if (folder / MARK).is_file():
-            return folder
+        with suppress(OSError):  # a name that no file can have
+            if (folder / MARK).is_file():
+                return folder
     folders = [path.parent for path in root.glob(f"*/{MARK}")]
     names: dict[str, list[tuple[int, int, Path]]] = {}
     for folder in folders:
