@@ -24,6 +24,10 @@ class Cluster:
     """All books, and every live request; engines and groups iterate in natural order."""
 
     def __init__(self, spec: ClusterSpec) -> None:
+        if spec.block_tokens < 1:
+            raise SchedulerError(
+                f"blocks of {spec.block_tokens} tokens hold nothing; give the cluster larger ones"
+            )
         self.spec = spec
         self.engines: dict[str, EngineBook] = {}
         self.nodes: dict[str, NodeBook] = {}

@@ -197,6 +197,11 @@ def test_a_cluster_that_cannot_be_is_refused(engine: EngineSpec, names: str) -> 
         Cluster(ClusterSpec((*whole.engines, engine), 64, 1, 1))
 
 
+def test_a_cluster_of_empty_blocks_is_refused() -> None:
+    with pytest.raises(SchedulerError, match="blocks of 0 tokens"):
+        Cluster(ClusterSpec(spec().engines, 0, 1, 1))
+
+
 def test_a_cluster_without_a_side_is_refused() -> None:
     with pytest.raises(SchedulerError, match="no DE"):
         Cluster(ClusterSpec(spec().engines[:1], 64, 1, 1))

@@ -191,7 +191,7 @@ def test_a_scheduler_of_another_process_keeps_its_reasons(
 
 @pytest.mark.parametrize(("words", "said"), [
     (["1p2", "17"], "nearest run: '1p2d"),
-    (["1p2d" * 100, "17"], "nearest run: '1p2d'"),
+    (["1p2d" * 100, "17"], "no run '1p2d1p2d"),
     (["1p2d-7", "17"], "nearest run: '1p2d-1'"),
     (["1p2d", "99"], "it has 1 to 60"),
     (["1p2d", "5.7"], "agent 5 has turns 0 to 1"),
