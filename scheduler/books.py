@@ -184,7 +184,7 @@ class Group:
         self.name = name
         self.side = side
         self.rank = rank
-        self.engines: list[EngineBook] = []
+        self.engines: tuple[EngineBook, ...] = ()  # nobody sorts the books' own order in place
         self.books: dict[str, EngineBook] = {}
         self.nodes: dict[str, NodeBook] = {}
         self.tokens = self.queued_tokens = 0
@@ -198,7 +198,7 @@ class Group:
 
     def join(self, book: EngineBook) -> None:
         """Take an engine in."""
-        self.engines.append(book)
+        self.engines += (book,)
         self.books[book.name] = book
         self.nodes[book.node.name] = book.node
 

@@ -35,6 +35,10 @@ class Cluster:
     """All books, and every live request; engines and groups iterate in natural order."""
 
     def __init__(self, spec: ClusterSpec) -> None:
+        if spec.block_tokens < 1:
+            raise SchedulerError(
+                f"blocks of {spec.block_tokens} tokens hold nothing; give the cluster larger ones"
+            )
         self.spec = spec
         self.engines: dict[str, EngineBook] = {}
         self.nodes: dict[str, NodeBook] = {}
@@ -48,7 +52,7 @@ class Cluster:
         for order, engine in enumerate(sorted(spec.engines, key=_natural_order)):
             self._add(engine, order)
         self._sides = {
-            side: [book for book in self.engines.values() if book.spec.side is side]
+            side: tuple(book for book in self.engines.values() if book.spec.side is side)
             for side in Side
         }
         for side, books in self._sides.items():
@@ -57,7 +61,7 @@ class Cluster:
         decoders = (book.spec for book in self.on(Side.DE))
         self._smallest_de = min(decoders, key=lambda engine: engine.hbm_tokens)
 
-    def on(self, side: Side) -> list[EngineBook]:
+    def on(self, side: Side) -> tuple[EngineBook, ...]:
         """All engines of one side."""
         return self._sides[side]
 

@@ -1,7 +1,7 @@
 """Which DE decodes a request: first a group, then an engine of it (DualPath section 6.3)."""
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from scheduler.books import EngineBook, Group
 from scheduler.cluster import Cluster
@@ -88,7 +88,7 @@ class DecodeQueue:
 
 
 def _unfragmented(
-    cluster: Cluster, engines: list[EngineBook], queue: Iterable[Request]
+    cluster: Cluster, engines: Sequence[EngineBook], queue: Iterable[Request]
 ) -> list[Request]:
     """R: the head of the queue that would fit if the group's free HBM were in one piece."""
     free_tokens = sum(max(0, engine.free_hbm_tokens) for engine in engines)

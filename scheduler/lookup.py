@@ -61,7 +61,8 @@ def lookup(name: str, source: bytes | None = None, /, **overrides: float | None)
     try:
         policy.traits = msgspec.convert(values, Traits)
     except (msgspec.ValidationError, AttributeError) as error:
-        raise SchedulerError(f"policy {name} cannot use {overrides}: {error}") from error
+        with_ = f" with {overrides}" if overrides else ""
+        raise SchedulerError(f"policy {name}: its traits cannot be{with_}: {error}") from error
     return policy
 
 
@@ -91,6 +92,10 @@ def _require_decisions(name: str, policy: Policy) -> None:
             ) from error
         if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
             raise SchedulerError(f"policy {name}: {word} is async; write it as a plain `def`")
+        if word in ("reads", "ended") and inspect.isgeneratorfunction(method):
+            raise SchedulerError(
+                f"policy {name}: {word} yields, and would never run; let it return"
+            )
 
 
 def _decisions(base: type) -> dict[str, Callable[..., Any]]:
@@ -148,8 +153,9 @@ def _of_file(path: Path, wanted: str, source: bytes | None) -> Any:
 
 def told(error: BaseException, path: Path) -> str:
     """An error and the newest of its lines that is in the file."""
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {error.msg}"
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        other = "" if error.filename == str(path) else f"{error.filename}, "
+        return f"{other}line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     where = f"line {lines[-1]}: " if lines else ""

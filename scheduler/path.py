@@ -38,12 +38,17 @@ def check(cluster: Cluster, request: Request, reads: tuple[ReadExtent, ...]) -> 
     for read in reads:
         if not isinstance(read, ReadExtent) or type(read.side) is not Side:
             raise _malformed(request, reads)
-        if not type(read.first) is type(read.count) is int:
+        if not type(read.first) is type(read.count) is type(read.cached) is int:
             raise _malformed(request, reads)
     at = 0
     for read in sorted(reads, key=lambda read: read.first):
         if read.first != at or read.count < 1:
             break
+        if not 0 <= read.cached <= read.count:
+            raise SchedulerError(
+                f"a read of {read.count} blocks of request {request.id} expects {read.cached} of "
+                "them in DRAM; correct the policy"
+            )
         at += read.count
     else:
         if at * cluster.spec.block_tokens == request.hit_tokens:

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from scheduler.books import EngineBook
 from scheduler.cluster import Cluster
@@ -28,7 +28,7 @@ class PrefillQueue:
         """Place requests on the fetching group's PEs, as `place` does."""
         return self.place(cluster, cluster.groups[group].engines)
 
-    def place(self, cluster: Cluster, engines: list[EngineBook]) -> Iterator[Placement]:
+    def place(self, cluster: Cluster, engines: Sequence[EngineBook]) -> Iterator[Placement]:
         """Place requests in order of arrival on these PEs until all are overloaded.
 
         What was just placed has moved tok_e, and read_q too where its DE was fixed already: the
@@ -50,7 +50,7 @@ class _Sets:
     are heaps, and an engine whose queue has become long moves from C2 to C3 when it comes up.
     """
 
-    def __init__(self, cluster: Cluster, engines: list[EngineBook]) -> None:
+    def __init__(self, cluster: Cluster, engines: Sequence[EngineBook]) -> None:
         self._alpha_tokens = cluster.spec.alpha_tokens
         self._beta_tokens = cluster.spec.beta_tokens
         normal = [_entry(e) for e in engines if e.tokens <= self._beta_tokens]

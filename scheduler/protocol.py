@@ -61,7 +61,10 @@ def encode(line: Line) -> bytes:
 
 def decode(line: bytes) -> Line:
     """The object of one line; raises msgspec.MsgspecError with the place of what is wrong."""
-    said: Line = _decoder.decode(line)
+    try:
+        said: Line = _decoder.decode(line)
+    except (UnicodeDecodeError, RecursionError) as error:  # no UTF-8, or nested too deep
+        raise msgspec.DecodeError(str(error)) from error
     return said
 
 

@@ -62,7 +62,9 @@ class Scheduler:
         self._request, self._reading = None, False
         try:
             return self._decide(self._ask(event))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a policy may raise what is meant for event loops, too
             raise failed(self._policy, *self._question(event), error) from error
 
     def _ask(self, event: Event) -> Iterable[Placement] | None:

@@ -64,17 +64,18 @@ class _Seen:
         event = step.event
         if not isinstance(event, Fetch):
             return event
-        try:
-            return replace(
-                event,
-                engines=tuple(replace(r, seen=self._table[r.seen]) for r in event.engines),
-                nodes=tuple(replace(r, seen=self._table[r.seen]) for r in event.nodes),
-            )
-        except IndexError:
+        known = range(len(self._table))
+        seen = [*(r.seen for r in event.engines), *(r.seen for r in event.nodes)]
+        if not all(number in known for number in seen):
             raise InputError(
                 f"line {step.line} of the log has seen a decision that comes later or is not "
                 "there; was the log edited?"
-            ) from None
+            )
+        return replace(
+            event,
+            engines=tuple(replace(r, seen=self._table[r.seen]) for r in event.engines),
+            nodes=tuple(replace(r, seen=self._table[r.seen]) for r in event.nodes),
+        )
 
     def decided(self, recorded: int, made: int) -> None:
         """So many were recorded and made at one event: the nth goes with the nth."""

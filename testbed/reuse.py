@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from testbed.jsontext import decode
 from testbed.results.schema import PolicyResult, Verdict
 from testbed.results.verdict import FAITHFUL, PASSED
 
@@ -45,7 +46,7 @@ def reuse(root: Path, digest: str, real_time: bool, into: Path) -> tuple[Record,
         if path.parent.parent == into.parent:
             continue  # this comparison's own: a policy against itself is played twice
         with suppress(OSError, msgspec.MsgspecError):
-            record = msgspec.json.decode(path.read_bytes(), type=Record)
+            record = decode(path.read_bytes(), Record)
             if not _stands(record.verdict, real_time):
                 continue
             # Without its record: who asks next shall find the run itself, not a copy.

@@ -17,7 +17,7 @@ from testbed.results.interval import FEWEST_PAIRS, Interval, paired_ratio
 from testbed.results.schema import Verdict
 from testbed.results.verdict import join
 from testbed.session import new_folder, require_playable, write_result
-from testbed.spec import Experiment
+from testbed.spec import LARGEST_SEED, Experiment
 from testbed.variants import Played, Variant, play_variants
 from testbed.workload import build_workload
 
@@ -81,6 +81,10 @@ def seeds_of(asked: str, first: int) -> tuple[int, ...]:
         if numbers[0] > MOST_SEEDS:
             raise InputError(f"--seeds {asked}: is more than {MOST_SEEDS}; choose fewer")
         numbers = [first + number for number in range(numbers[0])]
+    if wrong := [number for number in numbers if not 0 <= number <= LARGEST_SEED]:
+        raise InputError(
+            f"--seeds {asked}: has seed {wrong[0]}; a seed is between 0 and {LARGEST_SEED}"
+        )
     if len(set(numbers)) < len(numbers):
         raise InputError(f"--seeds {asked}: names a seed twice; name each once")
     if len(numbers) < FEWEST_PAIRS:

@@ -19,6 +19,7 @@ from testbed.yamlfile import Document, convert, nearest, read_yaml
 from topologies.shape import MAX_NODES, MAX_STORAGE_HOSTS
 
 BLOCK_TOKENS = 64  # a KV block of the paper's example (appendix A.5), and of the traces
+LARGEST_SEED = 2**32 - 1
 PROFILES = Path(__file__).parent / "profiles"
 PACKAGED = Path(topologies.__file__).parent
 
@@ -94,7 +95,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     engine: EngineKnobs = EngineKnobs()
     nodes: dict[str, NodeSpec] = {}
     qos: bool = True
-    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Meta(ge=0, le=LARGEST_SEED)] = 0
 
     def snic_bytes_per_s(self, node: str) -> float:
         """A node's effective storage rate, in bytes/s."""

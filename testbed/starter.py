@@ -2,11 +2,14 @@
 
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from testbed.errors import InputError
+from testbed.imports import CODE
 from testbed.policies import Chosen
 
+TAKEN = {*CODE, *sys.stdlib_module_names}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 TEXT = '''\
@@ -53,7 +56,8 @@ class {class_name}({parent}):
     #   node.last      free_dram_tokens, write_backlog_tokens (that storage does not keep yet),
     #                  cnic_backlog_tokens (on their way out of its DRAM)
     #
-    # What it asks of the engines is `traits`; {base} has
+    # What it asks of the engines is `traits` (where there is a limit, the experiment has its
+    # value: engine.prefill_quota_s, max_forward_tokens, read_ahead); {base} has
     #   {traits}
 
 
@@ -86,10 +90,16 @@ def write_starter(name: str, base: Chosen, folder: Path) -> tuple[Path, str]:
         raise InputError(
             f"{name!r} is no name for a policy; take letters, digits and _, as in my_policy"
         )
+    if stem in TAKEN:
+        raise InputError(
+            f"{name!r} is a module of Python's or the testbed's, and a file of that name would "
+            f"take its place; choose another, as in my_{stem}"
+        )
     path = folder / f"{stem}.py"
+    text = _text(class_name, base, path.name)
     try:
         with path.open("x") as file:
-            file.write(_text(class_name, base, path.name))
+            file.write(text)
     except FileExistsError as error:
         raise InputError(f"{path} is there already; choose another name or remove it") from error
     except OSError as error:
@@ -99,6 +109,13 @@ def write_starter(name: str, base: Chosen, folder: Path) -> tuple[Path, str]:
 
 def _text(class_name: str, base: Chosen, file: str) -> str:
     parent = type(base.make())
+    try:
+        parent()
+    except TypeError as error:
+        raise InputError(
+            f"--from {base.name}: {parent.__name__} is made with arguments ({error}); begin with a "
+            "policy that is not"
+        ) from error
     written = base.name in READS
     alias = f"{parent.__name__} as Base" if parent.__name__ == class_name else parent.__name__
     imports = [f"from {parent.__module__} import {alias}"]

@@ -86,7 +86,7 @@ class Scan(DualPath):
             yield Placement(line.popleft().id, best.name)
 
     def _pe(
-        self, cluster: Cluster, engines: list[EngineBook], request: Request
+        self, cluster: Cluster, engines: Sequence[EngineBook], request: Request
     ) -> EngineBook | None:
         spec = cluster.spec
         normal = [e for e in engines if e.tokens <= spec.beta_tokens]
@@ -94,7 +94,7 @@ class Scan(DualPath):
         return min(short or normal, key=lambda e: (e.tokens, e.requests, e.order), default=None)
 
     def _de(
-        self, cluster: Cluster, engines: list[EngineBook], request: Request, high_tokens: float
+        self, cluster: Cluster, engines: Sequence[EngineBook], request: Request, high_tokens: float
     ) -> EngineBook | None:
         roomy = [e for e in engines if e.free_hbm_tokens >= cluster.hbm_tokens(request)]
         normal = [e for e in roomy if e.tokens + request.context_tokens <= high_tokens]

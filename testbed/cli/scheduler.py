@@ -7,7 +7,7 @@ from typing import BinaryIO, cast
 
 import click
 
-from scheduler.errors import SchedulerError
+from scheduler.errors import DualPathError, SchedulerError
 from scheduler.lookup import lookup
 from testbed.errors import InputError
 from testbed.external.serve import serve
@@ -44,7 +44,17 @@ def _listen(path: Path, policy: str) -> None:
             click.echo(f"listening on {path}", err=True)
             while True:
                 end, _ = door.accept()
-                with end, end.makefile("rwb") as lines:
-                    serve(lines, cast(BinaryIO, lines), policy)
+                _serve_one(end, policy)
         finally:
             path.unlink(missing_ok=True)
+
+
+def _serve_one(end: socket.socket, policy: str) -> None:
+    """One run; whatever ends it before its time, the next one may come."""
+    try:
+        with end, end.makefile("rwb") as lines:
+            serve(lines, cast(BinaryIO, lines), policy)
+    except DualPathError as error:
+        click.echo(f"testbed: {error}", err=True)
+    except ConnectionError:
+        click.echo("testbed: a run went away before its end", err=True)

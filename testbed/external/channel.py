@@ -14,9 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from testbed.errors import InputError
+from testbed.processes import end_group
 
 MOST_BYTES = 1 << 16
+LONGEST_LINE_BYTES = 1 << 26
 LONGEST_WORDS = 200
+TAIL_BYTES = 1 << 16  # of what a process said, where its last words are looked for
 LEAVE_S = 2.0  # for a process to end by itself once its input has ended
 
 
@@ -41,18 +44,24 @@ class Channel:
         self._deadline_s = deadline_s
         self.last_words = last_words
         self._rest = b""
+        self._asked = False
         for fd in (write_fd, read_fd):
             os.set_blocking(fd, False)
 
     def exchange(self, line: bytes) -> bytes:
         """Send a line and return the next one, without its newline; raises ChannelError."""
-        if self._rest:
+        if self._asked and (self._rest or self._received()):
             raise ChannelError("said more than one line for the last event")
+        self._asked = True
         end_s = time.monotonic() + self._deadline_s
         self._send(line, end_s)
         parts: list[bytes] = []
+        length = 0
         while b"\n" not in self._rest:
             parts.append(self._rest)
+            length += len(self._rest)
+            if length > LONGEST_LINE_BYTES:
+                raise ChannelError(f"said a line of more than {LONGEST_LINE_BYTES >> 20} MiB")
             self._await(self._read_fd, select.POLLIN, end_s)
             self._rest = self._received()
         head, _, self._rest = self._rest.partition(b"\n")
@@ -113,7 +122,7 @@ def spawned(command: str, words_file: Path, deadline_s: float) -> Iterator[Chann
         yield Channel(*fds, deadline_s, lambda: _last_words(process, words_file))
         _leave(process)
     finally:
-        _end_group(process)
+        end_group(process)
         process.stdin.close()
         process.stdout.close()
 
@@ -149,15 +158,11 @@ def _last_words(process: subprocess.Popen[bytes], words_file: Path) -> str:
     """Its exit code, if it does end, and the end of what it said on standard error."""
     _leave(process)
     code = "" if process.returncode is None else f"; exit code {process.returncode}"
-    said = words_file.read_text(errors="replace").split("\n")
+    with words_file.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        said = file.read().decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(said) if line.strip()), "")
     return code + (f"; the last that it said: {last[:LONGEST_WORDS]}" if last else "")
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # all of its group may be gone already
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _die_with_parent() -> None:

@@ -122,7 +122,7 @@ class External:
             self._fail(f"{error}, asked with line {self._lines}, {protocol.words(line)}{last}")
         try:
             return protocol.decode(answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except msgspec.MsgspecError as error:
             shown = answer[:LONGEST_LINE].decode(errors="replace")
             self._refuse(line, f"answered with no line of the protocol ({error}): {shown}")
 

@@ -25,7 +25,7 @@ def serve(lines: Iterable[bytes], answers: BinaryIO, policy: str) -> None:
     for number, line in enumerate(lines, 1):
         try:
             said = protocol.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except msgspec.MsgspecError as error:
             raise RunFailed(f"line {number} is none of the protocol: {error}") from error
         answer: Ready | Decided
         match said:

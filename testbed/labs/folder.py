@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from testbed.errors import InputError
+from testbed.jsontext import decode
 from testbed.labs.catalogue import Lab, find_lab
 from testbed.labs.player import EXPERIMENT, STARTER
 
@@ -75,7 +76,7 @@ def open_folder(path: Path) -> LabFolder:
             "testbed lab start idle-snic"
         )
     try:
-        found = msgspec.json.decode(_read(path / MARK), type=Start)
+        found = decode(_read(path / MARK), Start)
     except msgspec.MsgspecError as error:
         raise InputError(
             f"{path / MARK}: {error}; take the {MARK} of a fresh folder: testbed lab start"

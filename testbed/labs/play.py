@@ -15,6 +15,7 @@ import msgspec
 
 from testbed.labs import player
 from testbed.labs.player import Broken, Job, Jobs, Outcome
+from testbed.processes import end_group
 
 KEPT_CHARACTERS = 2000  # of what the code printed
 GRACE_S = 20.0  # to start, and to write the stack down
@@ -44,6 +45,7 @@ class Player:
             [sys.executable, "-P", "-X", "utf8", "-m", player.__name__],
             cwd=self._folder, env=_environment(), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,  # whatever it starts ends with it
         )  # fmt: skip
         assert self._process.stdout is not None
         self._printed = _Beginning(self._process.stdout)
@@ -55,22 +57,23 @@ class Player:
             self._process.wait(len(self._jobs) * self._limit_s + GRACE_S)
         except subprocess.TimeoutExpired:
             late = True
-            self._process.kill()
-            self._process.wait()
+        end_group(self._process)  # what it left behind may still hold the pipe
         printed = self._printed.text()
         outcomes: list[Outcome] = []
         for number in range(len(self._jobs)):
             file = self._folder / player.outcome_file(number)
             if not file.exists():
                 break
-            outcomes.append(msgspec.json.decode(file.read_bytes(), type=Outcome))
+            try:
+                outcomes.append(msgspec.json.decode(file.read_bytes(), type=Outcome))
+            except msgspec.DecodeError:  # ended while it was being written
+                break
         rest = len(self._jobs) - len(outcomes)
         return Plays((*outcomes, *[self._cut_short(printed, late)] * rest), printed)
 
     def close(self) -> None:
         """Let nothing of it live on."""
-        self._process.kill()
-        self._process.wait()
+        end_group(self._process)
         self._scratch.cleanup()
 
     def _cut_short(self, printed: str, late: bool) -> Broken:

@@ -14,6 +14,7 @@ import msgspec
 
 from scheduler.types import Side
 from testbed.errors import InputError
+from testbed.jsontext import decode
 from testbed.results.events import EVENTS
 
 ALIKE = "alike"
@@ -111,10 +112,10 @@ def read_turns(events: Path) -> dict[int, TurnSeen]:
     try:
         with events.open("rb") as lines:
             for line in lines:
-                _take(turns, msgspec.json.decode(line))
+                _take(turns, decode(line, dict[str, Any]))
     except OSError as error:
         raise InputError(f"{events}: {error.strerror}; did the run come to its end?") from error
-    except (msgspec.DecodeError, KeyError) as error:
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{events}: is no event log of a run: {error}; play it again") from error
     return turns
 

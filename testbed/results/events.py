@@ -9,6 +9,8 @@ import numpy as np
 
 from engines.agents import TurnRecord
 from engines.service import Decided
+from testbed.errors import InputError
+from testbed.jsontext import decode
 from testbed.results.metrics import RunData
 
 EVENTS = "events.jsonl"  # in each policy's folder of a run
@@ -97,7 +99,21 @@ def later_of(path: Path, request: int) -> dict[str, float]:
     with path.open("rb") as lines:
         for line in lines:
             if ours in line or ends in line:
-                said: dict[str, Any] = msgspec.json.decode(line)
-                if said["event"] in LATER:
-                    found[said["event"]] = said["at_s"]
+                said = _moment(line, path)
+                if said.event in LATER:
+                    found[said.event] = said.at_s
     return found
+
+
+class _Moment(msgspec.Struct):
+    """Of a line of an event log, what happened and when."""
+
+    event: str
+    at_s: float
+
+
+def _moment(line: bytes, log: Path) -> _Moment:
+    try:
+        return decode(line, _Moment)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{log}: is no event log of a run: {error}; play it again") from error

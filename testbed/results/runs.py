@@ -1,11 +1,13 @@
 """Finished runs on disk: found by folder, by number, or as the newest of a name."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from testbed.errors import InputError
+from testbed.jsontext import decode
 from testbed.policies import folder_names
 from testbed.results.scheduler_log import NAME
 from testbed.session import MARK, RESULT
@@ -20,8 +22,9 @@ def find_run(word: str, root: Path) -> Path:
     Raises InputError with the nearest name.
     """
     for folder in (Path(word), root / word):
-        if (folder / MARK).is_file():
-            return folder
+        with suppress(OSError):  # a name that no file can have
+            if (folder / MARK).is_file():
+                return folder
     folders = [path.parent for path in root.glob(f"*/{MARK}")]
     names: dict[str, list[tuple[int, int, Path]]] = {}
     for folder in folders:
@@ -53,7 +56,7 @@ def policy_folders(run: Path) -> dict[str, Path]:
             f"{run} has no log of a scheduler's decisions ({NAME}); play its experiment again"
         )
     try:
-        result = msgspec.json.decode((run / RESULT).read_bytes(), type=_Result)
+        result = decode((run / RESULT).read_bytes(), _Result)
     except (OSError, msgspec.MsgspecError):  # it was stopped: some of its policies are there
         return folders
     names = list(result.policies)

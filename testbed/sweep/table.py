@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from testbed.errors import InputError
+from testbed.jsontext import decode
 from testbed.session import MARK
 
 try:
@@ -92,7 +93,7 @@ class Table:
         found: dict[str, Line] = {}
         for raw in path.read_bytes().split(b"\n") if path.exists() else ():
             try:
-                line = msgspec.json.decode(raw, type=dict[str, Any])
+                line = decode(raw, dict[str, Any])
                 found[line[KEY]] = line
             except (msgspec.DecodeError, KeyError):
                 self.torn += bool(raw)

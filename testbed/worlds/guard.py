@@ -18,8 +18,8 @@ from scheduler.scheduler import Scheduler
 LOOK_PERIOD_S = 10.0  # of wall time; the limit is one to two of them
 
 
-class NoAnswer(Exception):
-    """A decision took too long."""
+class NoAnswer(SystemExit):
+    """A decision took too long; no Exception, which a loop of the policy may well swallow."""
 
 
 @contextmanager

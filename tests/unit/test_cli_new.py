@@ -96,9 +96,12 @@ def test_the_class_may_be_called_as_its_base(folder: Path) -> None:
     (["mine.py"], "mine.py is there already"),
     (["../mine"], "'../mine' is no name for a policy"),
     (["1st"], "'1st' is no name for a policy"),
+    (["random"], "'random' is a module of Python's or the testbed's"),
+    (["scheduler.py"], "'scheduler.py' is a module of Python's or the testbed's"),
     (["none"], "'none' is no name for a policy"),
     ([""], "'' is no name for a policy"),
     (["other", "--from", "dualpth"], "did you mean 'dualpath'"),
+    (["other", "--from", "basic+layerwise"], "Ablation is made with arguments"),
     (["other", "--from", "mine.py"], "--from mine.py: copy the file instead"),
 ])  # fmt: skip
 def test_what_cannot_be_written_is_bad_input_and_changes_nothing(

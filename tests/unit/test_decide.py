@@ -141,6 +141,10 @@ def test_another_policy_decides_for_itself(
         ([HELLO, READY, READY], "line 3 of the log is `ready`"),
         ([HELLO, READY, Decided(())], "line 3 of the log is `decided`"),
         ([HELLO, READY, EVENTS[3]], "line 3 of the log has seen a decision"),
+        (
+            [HELLO, READY, Fetch(1.0, "pe", (EngineReport("p0/0", 0, 0, 9, -1),), ())],
+            "line 3 of the log has seen a decision",
+        ),
         ([Hello(1, SPEC, "mine.sh", {})], "name one with --policy"),
     ],
 )

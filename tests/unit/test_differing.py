@@ -80,6 +80,12 @@ def test_turns_that_are_not_done_are_left_out(tmp_path: Path) -> None:
 def test_a_log_that_is_not_there_or_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did the run come to its end"):
         read_turns(tmp_path / "events.jsonl")
-    (tmp_path / "events.jsonl").write_text('{"at_s": 1}\n')
-    with pytest.raises(InputError, match="is no event log of a run"):
-        read_turns(tmp_path / "events.jsonl")
+    head = b'{"at_s":1,"event":"arrived","request":1,"agent":0,"turn":0}\n{"at_s":2,"request":1,'
+    for damaged in (
+        b'{"at_s": 1}', b"3", b'{"at_s":"\xff"}', b"[" * 100_000,
+        head + b'"event":"decided","pe":1,"de":"d","reads":[]}',
+        head + b'"event":"decided","pe":"p","de":"d","reads":[3]}',
+    ):  # fmt: skip
+        (tmp_path / "events.jsonl").write_bytes(damaged)
+        with pytest.raises(InputError, match="is no event log of a run"):
+            read_turns(tmp_path / "events.jsonl")

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from scheduler.policy import Traits
 from scheduler.protocol import Decided, Hello, Ready
 from scheduler.types import Arrived, Decision, Ended, EngineReport, Fetch, ReadExtent, Request, Side
 from testbed.errors import InputError
+from testbed.external import channel
 from testbed.external.scheduler import External, ask_ready, external, label
 
 HELLO = Hello(protocol.VERSION, SPEC, "mine", {"quota_s": 0.3})
@@ -247,3 +249,20 @@ def test_tables_call_it_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert named("cmd:sh mine.py --fast") == "mine.py"
     assert named("cmd:sh -c 'exec x'") == "sh"
     assert named("unix:/run/mine.sock") == "mine.sock"
+
+
+def test_a_second_answer_that_comes_late_is_not_taken_for_the_next(tmp_path: Path) -> None:
+    """It would answer each event with the decisions of the one before."""
+    said = tmp_path / "said"
+    late = f"import time; time.sleep(0.2); print(end='\\n', flush=True); open({str(said)!r}, 'w')"
+    with external(python(f"{SPEAKS}{late}; sys.stdin.read()"), HELLO, tmp_path, 5.0) as found:
+        while not said.exists():
+            time.sleep(0.01)
+        with pytest.raises(PolicyFailed, match="said more than one line for the last event"):
+            found.handle(Arrived(0.5, REQUEST))
+
+
+def test_a_line_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "LONGEST_LINE_BYTES", 1 << 20)
+    program = SPEAKS + "while True: os.write(1, b'x' * 65536)"
+    assert "said a line of more than 1 MiB" in refused(program, tmp_path)

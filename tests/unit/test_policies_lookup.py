@@ -74,12 +74,20 @@ def test_a_policy_may_be_a_class_in_a_file(tmp_path: Path) -> None:
         ("\nclass Mine(", r"mine.py cannot be loaded: line 2: '\(' was never closed"),
         ("import nowhere", r"mine.py cannot be loaded: line 1: ModuleNotFoundError"),
         ("class Mine:\n  def __init__(self):\n    1 / 0", r"line 3: ZeroDivisionError"),
+        ("import wrong", r"cannot be loaded: .*wrong.py, line 2: '\(' was never closed"),
+        (
+            "from scheduler.policies.dualpath import DualPath\nclass Mine(DualPath):\n"
+            "  def ended(self, request_id):\n    yield",
+            "mine.py:Mine: ended yields, and would never run",
+        ),
         ("class Main: pass", r"no class in .*mine.py 'Mine'; did you mean 'Main'"),
     ],
 )
 def test_a_file_that_is_no_policy_is_told_with_its_line(
-    source: str, says: str, tmp_path: Path
+    source: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "wrong.py").write_text("\nwrong = (\n")
     (tmp_path / "mine.py").write_text(source)
     with pytest.raises(SchedulerError, match=says):
         lookup(f"{tmp_path}/mine.py:Mine")

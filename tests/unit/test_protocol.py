@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from scheduler import protocol
@@ -100,3 +101,12 @@ def test_the_page_shows_the_example_that_is_tested() -> None:
     (program,) = blocks("python")
     assert program == (DOCS / "examples" / "scheduler.py").read_text()
     assert len(program.splitlines()) < 35
+
+
+@pytest.mark.parametrize("line", [
+    b'{"type":"ended","now_s":1,"request_id":1,"reason":"\xff"}',
+    b'{"type":"ended","now_s":1,"request_id":1,"more":' + b"[" * 100_000,
+])  # fmt: skip
+def test_whatever_is_no_line_is_one_kind_of_error(line: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        protocol.decode(line)

@@ -1,9 +1,11 @@
 """What the scheduler knows: reports, promises, ends, and contradictions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from scheduler import path
 from scheduler.cluster import Cluster
 from scheduler.errors import SchedulerError
 from scheduler.lookup import lookup
@@ -195,6 +197,11 @@ def test_a_cluster_that_cannot_be_is_refused(engine: EngineSpec, names: str) -> 
         Cluster(ClusterSpec((*whole.engines, engine), 64, 1, 1))
 
 
+def test_a_cluster_of_empty_blocks_is_refused() -> None:
+    with pytest.raises(SchedulerError, match="blocks of 0 tokens"):
+        Cluster(ClusterSpec(spec().engines, 0, 1, 1))
+
+
 def test_a_cluster_without_a_side_is_refused() -> None:
     with pytest.raises(SchedulerError, match="no DE"):
         Cluster(ClusterSpec(spec().engines[:1], 64, 1, 1))
@@ -213,3 +220,19 @@ def test_engines_are_in_natural_order() -> None:
     engines = [EngineSpec(name, Side.PE, name.split("/")[0], "pg", 1_000) for name in names]
     cluster = Cluster(ClusterSpec((*engines, spec().engines[1]), 64, 1, 1))
     assert [book.name for book in cluster.on(Side.PE)] == ["p2/9", "p2/10", "p10/0"]
+
+
+def test_who_sorts_the_books_sorts_a_copy() -> None:
+    cluster = Cluster(spec())
+    for engines in (cluster.on(Side.DE), cluster.groups["dg"].engines):
+        assert isinstance(engines, tuple) and [book.name for book in engines] == ["d0/0", "d0/1"]
+
+
+@pytest.mark.parametrize(("cached", "says"), [
+    (2, "expects 2 of them in DRAM"), (-1, "expects -1 of them in DRAM"),
+    (0.5, "are no tuple of ReadExtent"), (None, "are no tuple of ReadExtent"),
+])  # fmt: skip
+def test_a_read_expects_a_part_of_itself_in_dram(cached: Any, says: str) -> None:
+    reads = (ReadExtent(Side.PE, 0, 1, cached),)
+    with pytest.raises(SchedulerError, match=says):
+        path.check(Cluster(spec()), request(1), reads)

@@ -36,10 +36,14 @@ def test_what_was_said_before_an_error_is_kept(tmp_path: Path) -> None:
     assert list(read_log(tmp_path / NAME)) == LINES[:1]
 
 
-def test_a_line_that_is_none_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "why"), [
+    (b'{"type":"guess"}', "'guess'"), (b'{"type":"g\xffess"}', "utf-8"),
+    (b'{"type":"decided","x":' + b"[" * 100_000, "recursion"),
+])  # fmt: skip
+def test_a_line_that_is_none_is_named(line: bytes, why: str, tmp_path: Path) -> None:
     path = tmp_path / "some.jsonl"
-    path.write_bytes(protocol.encode(LINES[0]) + b'{"type":"guess"}\n')
-    with pytest.raises(InputError, match=r"some\.jsonl:2: .*'guess'"):
+    path.write_bytes(protocol.encode(LINES[0]) + line + b"\n")
+    with pytest.raises(InputError, match=rf"some\.jsonl:2: .*{why}"):
         list(read_log(path))
 
 

@@ -38,6 +38,7 @@ def test_a_number_counts_on_from_the_first_and_a_list_is_taken_as_it_is() -> Non
     ("0", "needs at least 2"), ("1", "needs at least 2"), ("-4", "needs at least 2"),
     ("3,", "neither a number nor a list"), ("many", "neither a number nor a list"),
     ("3,3", "names a seed twice"), ("1001", "more than 1000"),
+    ("3,-1", "has seed -1; a seed is between 0 and 4294967295"), ("3,4294967296", "has seed 4294"),
 ])  # fmt: skip
 def test_seeds_that_tell_nothing(asked: str, words: str) -> None:
     with pytest.raises(InputError, match=words):

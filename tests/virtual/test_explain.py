@@ -150,6 +150,16 @@ def test_a_policy_that_is_no_more_is_told(
     assert code == 1 and "cannot be asked again" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("line", [b'{"request":60}', b'{"at_s":"\xff","request":60}'])
+def test_a_damaged_event_log_is_bad_input(
+    line: bytes, runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(runs / "1p2d-1", tmp_path / "1p2d-1")
+    (copy / "dualpath" / "events.jsonl").write_bytes(line + b"\n")
+    code, out, err = asked(runs, capsys, str(copy), "60", "--policy", "dualpath")
+    assert code == 2 and out == "" and "is no event log of a run" in err and err.count("\n") == 1
+
+
 def test_a_restarted_scheduler_knows_nothing_of_before(
     runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -181,6 +191,7 @@ def test_a_scheduler_of_another_process_keeps_its_reasons(
 
 @pytest.mark.parametrize(("words", "said"), [
     (["1p2", "17"], "nearest run: '1p2d"),
+    (["1p2d" * 100, "17"], "no run '1p2d1p2d"),
     (["1p2d-7", "17"], "nearest run: '1p2d-1'"),
     (["1p2d", "99"], "it has 1 to 60"),
     (["1p2d", "5.7"], "agent 5 has turns 0 to 1"),

@@ -327,3 +327,14 @@ def test_labs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "list", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["name"] == "idle-snic" and found["minutes"] == 30
+
+
+def test_what_the_code_starts_ends_with_it(tmp_path: Path) -> None:
+    fifo = tmp_path / "alive"  # at its end when nobody holds it open for writing
+    os.mkfifo(fifo)
+    end = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    code = f"import os, time\nalive = open({str(fifo)!r}, 'w')\nif not os.fork():\n"
+    outcome, _ = played(code + "    time.sleep(600)\nos._exit(0)\n")
+    assert isinstance(outcome, Broken) and outcome.kind == "ended"
+    assert os.read(end, 1) == b""
+    os.close(end)

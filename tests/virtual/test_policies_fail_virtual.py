@@ -77,6 +77,7 @@ PLACED = "request {} was placed on {}, but {}; correct the policy"
      PLACED.format(99, "'pe0/0'", "this request is not live")),
     ("yield request", 1, 13, "a placement is Request(id=1,"),
     ("raise SystemExit", 1, 13, "SystemExit: "),
+    ("raise GeneratorExit", 1, 13, "GeneratorExit: "),
 ])  # fmt: skip
 def test_placements_that_cannot_be(
     line: str, request_id: int, at: int, says: str, tmp_path: Path,
@@ -113,14 +114,22 @@ def test_one_that_decides_nothing_for_ever(
     assert "nothing can: sched: turn 1 for the policy's decision; agents: the end of turn 1" in said
 
 
-@pytest.mark.parametrize("line", ["while True: pass", "import time; time.sleep(1000)"])
+SWALLOWS = """while True:
+                try:
+                    request.wait()
+                except Exception:
+                    pass"""
+
+
+@pytest.mark.parametrize("line", ["while True: pass", "import time; time.sleep(1000)", SWALLOWS])
 def test_one_that_never_answers(
     line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "LOOK_PERIOD_S", 0.2)
     before = signal.getsignal(signal.SIGALRM)
     said = fail(PREFILL.format(line), tmp_path, capsys)
-    assert said.startswith("the policy failed on request 1 at mine.py:13 (prefill): NoAnswer: no")
+    assert said.startswith("the policy failed on request 1 at mine.py:1")
+    assert "(prefill): NoAnswer: no answer in 0.2 s" in said
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL)[0] > 0  # this test's own limit
 

@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,6 +123,9 @@ def test_one_that_listens_serves_run_after_run(
     door = tmp_path / "door"
     with listening(door):
         for runs in ("a", "b"):
+            with socket.socket(socket.AF_UNIX) as gone:  # a run that was killed
+                gone.connect(str(door))
+                gone.sendall(b'{"type":"he')
             played(capsys, *words("run", tmp_path / runs, "--scheduler", f"unix:{door}"))
     assert events(tmp_path / "a", "door") == events(tmp_path / "b", "door")
 
