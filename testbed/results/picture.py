@@ -85,7 +85,9 @@ def numbers_table(policies: dict[str, PolicyResult], speedup: dict[str, float]) 
     for name in policies:
         table.add_column(name, justify="right")
     if len(policies) > 1:
-        table.add_row("speed-up", *(f"{speedup[name]:.2f}x" for name in policies), style="bold")
+        table.add_row(
+            "speed-up, turns/s", *(f"{speedup[name]:.2f}x" for name in policies), style="bold"
+        )
     for label, cells in _lines(list(policies.values())):
         table.add_row(label, *cells)
     return table
