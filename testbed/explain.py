@@ -71,8 +71,10 @@ def explain(folder: Path, word: str) -> Explained:
                 arrived.append(step.event)
             if term.take(step):
                 break
-            if term.failure and (next(steps, None) or next(logged, None)) is not None:
-                raise NotReproduced(_since(folder, term.failure))
+            if term.failure:
+                if any(later.recorded for later in steps) or next(logged, None) is not None:
+                    raise NotReproduced(_since(folder, term.failure))
+                break  # here the run ended; events of the same instant may follow
         if term.found is not None:  # else what an earlier term knew of it
             asked = term.policy is not None
             found = Explained(

@@ -103,9 +103,10 @@ def text(found: Facts, columns: int) -> str:
     rates = ", ".join(f"{name} {bps / 1e6:,.1f}" for name, bps in found.links.items())
     lines += ["", f"links, emulated payload in Mbit/s: {rates}", ""]
     lines.append("at most, in turns/s, and what sets that limit:")
+    wide = max((12, *map(len, found.bounds)))
     for policy, limit in found.bounds.items():
         terms = ", ".join(f"{name} {value:,.1f}" for name, value in limit.terms.items())
-        lines.append(f"  {policy:12}{limit.turns_per_s:8.1f}  {limit.binds}")
+        lines.append(f"  {policy:{wide}}{limit.turns_per_s:8.1f}  {limit.binds}")
         lines += textwrap.wrap(
             f"({terms})", columns, initial_indent=TERMS_INDENT, subsequent_indent=TERMS_INDENT
         )

@@ -18,7 +18,7 @@ from testbed.labs.show import STAGES, render
 FOLDER = click.argument("folder", type=click.Path(path_type=Path), default=Path())
 LIMIT = click.option(
     "--limit", type=click.FloatRange(1, 3600), default=LIMIT_S, show_default=True,
-    help="Seconds after which a run of about one is given up.",
+    help="Seconds after which one of its runs is given up; each takes about one.",
 )  # fmt: skip
 
 

@@ -40,9 +40,9 @@ def bar(share: float, style: str, cells: int = BAR_CELLS) -> Text:
 
 def nodes_table(policies: dict[str, PolicyResult], cells: int) -> Table:
     """Per node a bar for storage NIC, GPU and what there is besides; a column a policy."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left")
     table.add_column("node")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in policies:
         table.add_column(name)
     nodes = {name: shown_nodes(result.nodes) for name, result in policies.items()}
@@ -85,7 +85,9 @@ def numbers_table(policies: dict[str, PolicyResult], speedup: dict[str, float]) 
     for name in policies:
         table.add_column(name, justify="right")
     if len(policies) > 1:
-        table.add_row("speed-up", *(f"{speedup[name]:.2f}x" for name in policies), style="bold")
+        table.add_row(
+            "speed-up, turns/s", *(f"{speedup[name]:.2f}x" for name in policies), style="bold"
+        )
     for label, cells in _lines(list(policies.values())):
         table.add_row(label, *cells)
     return table
@@ -178,7 +180,7 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
 def _pace(comparison: Comparison) -> str:
     if comparison.world == "virtual":
         paces = [result.virtual_s_per_wall_s for result in comparison.policies.values()]
-        return f"virtual, {min(paces):.1f} s in one of ours"
+        return f"virtual, {min(paces):.1f} s a real second"
     return f"1 s takes {comparison.time_scale:g} s here"
 
 

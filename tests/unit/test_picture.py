@@ -73,7 +73,7 @@ def test_a_virtual_run_says_how_fast_its_time_went() -> None:
         for name, result in found.policies.items()
     }
     found = msgspec.structs.replace(found, world="virtual", policies=policies)
-    assert "virtual, 12.3 s in one of ours" in shown(found)
+    assert "virtual, 12.3 s a real second" in shown(found)
 
 
 def test_a_run_of_one_policy_has_nothing_to_be_faster_than() -> None:
@@ -120,6 +120,18 @@ def test_the_picture_names_policies_nodes_numbers_and_folder() -> None:
     # Prefill nodes wait for KV, decode nodes hold it.
     assert sum("GPU waiting for KV" in line for line in lines) == 1
     assert sum("HBM held" in line for line in lines) == 1
+
+
+def test_three_policies_of_long_names_fit_into_80_columns() -> None:
+    found = comparison()
+    names = ("affinity", "dualpath", "dualpath-affinity")
+    hitting = msgspec.structs.replace(found.policies["basic"], dram_hit_share=0.5)
+    found = msgspec.structs.replace(
+        found, policies=dict.fromkeys(names, hitting), speedup=dict.fromkeys(names, 1.0)
+    )
+    lines = shown(found, 80).splitlines()
+    assert lines[1].split()[1:-1] == ["node", *names]
+    assert sum("GPU waiting for KV" in line for line in lines) == 1
 
 
 def test_many_nodes_are_told_by_mean_most_and_least_of_their_side() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from scheduler import protocol
 from scheduler.protocol import Decided, Hello
-from scheduler.types import Arrived
+from scheduler.types import Arrived, Fetch
 from testbed.cli.main import main
 from testbed.explain import explain
 from testbed.results.runs import find_run, policy_folder, policy_folders
@@ -111,6 +111,24 @@ def test_what_ended_a_run_is_told(
     assert "The run ended before it was decided: the policy failed on request 9 at broken.py" in out
     code, out, _ = asked(tmp_path / "runs", capsys, "1p2d", "1")
     assert code == 0 and "decided (seq" in out
+
+
+def test_what_ended_a_run_is_told_though_other_groups_fetched_in_that_instant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    file = tmp_path / "broken.py"
+    file.write_text(
+        LONGER_QUEUE + "\n    def prefill(self, cluster, group):\n        return 1 / 0\n"
+    )
+    words = ["run", str(FILE), *SMALL, "--policy", f"{file}:LongerQueue"]
+    assert main([*words, "--runs", str(tmp_path / "runs")]) == 1
+    log = list(read_log(policy_folder(tmp_path / "runs" / "1p2d-1", "LongerQueue") / NAME))
+    last = [line for line in log if isinstance(line, Fetch) and line.now_s == log[-1].now_s]
+    assert last[-1].group.startswith("de") and any(one.group.startswith("pe") for one in last)
+    code, out, _ = asked(tmp_path / "runs", capsys, "1p2d", "1")
+    assert code == 0 and "The run ended before it was decided" in out
+    assert "broken.py:16 (prefill)" in out
 
 
 def with_log(runs: Path, tmp_path: Path, change: str) -> Path:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from scheduler.lookup import names
+from testbed.bound import Reads, reads_of
 from testbed.cli.main import main
 from testbed.policies import choose, choose_one
 
@@ -180,6 +182,16 @@ def test_a_policy_that_reads_as_a_built_in_one_is_bounded_as_it(tmp_path: Path) 
     assert choose_one("pe-only").reads_like == "pe-only"
     assert choose_one("static-split").reads_like == "static-split"
     assert choose_one("dualpath-affinity").reads_like == "dualpath-affinity"  # not affinity's PE
+    (tmp_path / "mine.py").write_text(
+        "from scheduler.policies.dualpath_affinity import DualPathAffinity\n"
+        "class Mine(DualPathAffinity): pass\n"
+    )
+    assert reads_of(choose(["mine.py:Mine"], tmp_path)[0].reads_like) is Reads.BOTH
+
+
+@pytest.mark.parametrize("name", [*names(), "basic+dual-path", "basic+layerwise"])
+def test_a_built_in_policy_is_bounded_as_itself_whatever_it_inherits(name: str) -> None:
+    assert reads_of(choose_one(name).reads_like) is reads_of(name)
 
 
 def install(folder: Path, code: str) -> None:
