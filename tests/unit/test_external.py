@@ -264,5 +264,5 @@ def test_a_second_answer_that_comes_late_is_not_taken_for_the_next(tmp_path: Pat
 
 def test_a_line_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "LONGEST_LINE_BYTES", 1 << 20)
-    program = SPEAKS + "while True: os.write(1, b'x' * 65536)"
+    program = SPEAKS + "sys.stdin.readline()\nwhile True: os.write(1, b'x' * 65536)"
     assert "said a line of more than 1 MiB" in refused(program, tmp_path)
