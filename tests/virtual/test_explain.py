@@ -113,6 +113,45 @@ def test_what_ended_a_run_is_told(
     assert code == 0 and "decided (seq" in out
 
 
+TWICE = """
+    def prefill(self, cluster, group):
+        for placement in super().prefill(cluster, group):
+            yield placement
+            if placement.request_id == 9:
+                yield placement
+"""
+
+
+def test_a_placement_that_ended_a_run_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    file = tmp_path / "twice.py"
+    file.write_text(LONGER_QUEUE + TWICE)
+    words = ["run", str(FILE), *SMALL, "--policy", f"{file}:LongerQueue"]
+    assert main([*words, "--runs", str(tmp_path / "runs")]) == 1
+    code, out, err = asked(tmp_path / "runs", capsys, "1p2d", "9")
+    assert (code, err) == (
+        0,
+        "",
+    ) and "The run ended before it was decided: the policy failed on req" in out
+    assert "request 9 was placed on pe0/" in out and "but already has a PE" in out
+
+
+@pytest.mark.parametrize("said", ["[1]", "{'x': object()}"])
+def test_reasons_that_no_page_can_show_are_told(
+    said: str, runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(runs / "1p2d-1", tmp_path / "1p2d-1")
+    policy = copy / "LongerQueue" / "longer.py"
+    lines = LONGER_QUEUE.splitlines()
+    policy.write_text("\n".join([*lines[:-1], f"        return {said}", ""]))
+    for more in ([], ["--json"]):
+        code, out, err = asked(runs, capsys, str(copy), "9", "--policy", "LongerQueue", *more)
+        assert code == 1 and out == "" and "let its `explain` return a dict of names" in err
+        assert err.count("\n") == 1
+
+
 def with_log(runs: Path, tmp_path: Path, change: str) -> Path:
     """A copy of the run, its dualpath log changed."""
     copy = tmp_path / "copy"
