@@ -7,6 +7,8 @@ and the run itself pays nothing.
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import msgspec
+
 from scheduler import path, reasons
 from scheduler.books import EngineBook
 from scheduler.cluster import Cluster
@@ -87,7 +89,7 @@ class Explainer:
     def placing(self, cluster: Cluster, placement: Placement) -> None:
         """An engine is about to be booked."""
         book = cluster.engines.get(placement.engine)
-        if book is None:
+        if book is None or placement.request_id not in self._waiting[book.spec.side]:
             return  # the cluster will say so
         side = book.spec.side
         if found := self._of(placement.request_id):
@@ -158,12 +160,16 @@ class Explainer:
         if not isinstance(self._policy, Explains):
             return {}
         said = self._policy.explain(cluster, request, engine)
-        if not isinstance(said, dict):
-            raise SchedulerError(
-                f"the policy explained request {request.id} by {said!r}; "
-                "let its `explain` return a dict of names and numbers"
-            )
-        return said
+        try:
+            if isinstance(said, dict):
+                msgspec.json.encode(said)
+                return said
+        except TypeError:  # it holds what no page can show
+            pass
+        raise SchedulerError(
+            f"the policy explained request {request.id} by {said!r}; "
+            "let its `explain` return a dict of names and numbers"
+        )
 
     def _of(self, request_id: int) -> Explanation | None:
         found = self.found

@@ -132,8 +132,8 @@ class _Term:
 
 def _since(folder: Path, what: str) -> str:
     return (
-        f"{folder}: {what}; the code of {folder.name} or of the scheduler is another one since: "
-        "play it again"
+        f"{folder}: {what}; the code of {folder.name} or of the scheduler is another one since, or "
+        "it decides by chance: play it again"
     )
 
 

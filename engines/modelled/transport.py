@@ -191,6 +191,7 @@ class FluidTransport:
         except Exception as error:
             if self._serving.done():
                 raise
+            self._handle = self._early.append  # who failed hears no more, not even in this instant
             self._serving.set_exception(error)
 
     def copy(self, source: Span, target: Span) -> None:

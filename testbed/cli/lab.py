@@ -64,6 +64,8 @@ def start(name: str, folder: Path | None, student: str) -> None:
 @LIMIT
 def check(folder: Path, hints: int, whole_class: bool, json: bool, limit: float) -> int:
     """Play the starter.py of FOLDER in virtual time, and assert; 0 if all passes, 1 if not."""
+    if whole_class and json:
+        raise InputError("--class prints CSV, and --json one folder; leave one of them out")
     if whole_class:
         for line in class_table(folder, limit):
             click.echo(line, nl=False)

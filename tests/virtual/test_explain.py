@@ -11,7 +11,7 @@ import pytest
 
 from scheduler import protocol
 from scheduler.protocol import Decided, Hello
-from scheduler.types import Arrived, Fetch
+from scheduler.types import Arrived
 from testbed.cli.main import main
 from testbed.explain import explain
 from testbed.results.runs import find_run, policy_folder, policy_folders
@@ -123,12 +123,48 @@ def test_what_ended_a_run_is_told_though_other_groups_fetched_in_that_instant(
     )
     words = ["run", str(FILE), *SMALL, "--policy", f"{file}:LongerQueue"]
     assert main([*words, "--runs", str(tmp_path / "runs")]) == 1
-    log = list(read_log(policy_folder(tmp_path / "runs" / "1p2d-1", "LongerQueue") / NAME))
-    last = [line for line in log if isinstance(line, Fetch) and line.now_s == log[-1].now_s]
-    assert last[-1].group.startswith("de") and any(one.group.startswith("pe") for one in last)
     code, out, _ = asked(tmp_path / "runs", capsys, "1p2d", "1")
     assert code == 0 and "The run ended before it was decided" in out
     assert "broken.py:16 (prefill)" in out
+
+
+TWICE = """
+    def prefill(self, cluster, group):
+        for placement in super().prefill(cluster, group):
+            yield placement
+            if placement.request_id == 9:
+                yield placement
+"""
+
+
+def test_a_placement_that_ended_a_run_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    file = tmp_path / "twice.py"
+    file.write_text(LONGER_QUEUE + TWICE)
+    words = ["run", str(FILE), *SMALL, "--policy", f"{file}:LongerQueue"]
+    assert main([*words, "--runs", str(tmp_path / "runs")]) == 1
+    code, out, err = asked(tmp_path / "runs", capsys, "1p2d", "9")
+    assert (code, err) == (
+        0,
+        "",
+    ) and "The run ended before it was decided: the policy failed on req" in out
+    assert "request 9 was placed on pe0/" in out and "but already has a PE" in out
+
+
+@pytest.mark.parametrize("said", ["[1]", "{'x': object()}"])
+def test_reasons_that_no_page_can_show_are_told(
+    said: str, runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(runs / "1p2d-1", tmp_path / "1p2d-1")
+    policy = copy / "LongerQueue" / "longer.py"
+    lines = LONGER_QUEUE.splitlines()
+    policy.write_text("\n".join([*lines[:-1], f"        return {said}", ""]))
+    for more in ([], ["--json"]):
+        code, out, err = asked(runs, capsys, str(copy), "9", "--policy", "LongerQueue", *more)
+        assert code == 1 and out == "" and "let its `explain` return a dict of names" in err
+        assert err.count("\n") == 1
 
 
 def with_log(runs: Path, tmp_path: Path, change: str) -> Path:

@@ -308,6 +308,7 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(
         ["check", str(tmp_path)],
         ["report", str(tmp_path / "other")],
         ["check", "--class", str(tmp_path / "other")],
+        ["check", "--class", "--json", str(tmp_path)],
     ):
         assert main(["lab", *words]) == 2
         said = capsys.readouterr()
