@@ -57,7 +57,7 @@ class Ablation:
         self._scheduling = Switch.SCHEDULING in switches
         self._dual_path = Switch.DUAL_PATH in switches
         self._places: Policy = DualPath() if self._scheduling else Basic()
-        self._alternations = 0
+        self._reads = 0
         self.traits = _traits(switches)
 
     def arrived(self, cluster: Cluster, request: Request) -> Iterator[Placement]:
@@ -74,8 +74,8 @@ class Ablation:
             return path.whole(cluster, request, Side.PE)
         if self._scheduling:
             return self._places.reads(cluster, request, pe, de)
-        side = (Side.PE, Side.DE)[self._alternations % len(Side)]
-        self._alternations += bool(request.hit_tokens)
+        side = path.in_turn(cluster, self._reads)
+        self._reads += bool(request.hit_tokens)
         return path.whole(cluster, request, side)
 
     def ended(self, request_id: int) -> None:

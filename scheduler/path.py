@@ -1,5 +1,7 @@
 """Which side's storage NIC reads a request's hits (DualPath section 6.4)."""
 
+from math import lcm
+
 from scheduler.books import NodeBook
 from scheduler.cluster import Cluster
 from scheduler.errors import SchedulerError
@@ -23,6 +25,17 @@ def left_tokens(cluster: Cluster, node: NodeBook) -> float:
     """A node's read queue, less what its storage NIC should have read since it was counted."""
     read_tokens = (cluster.now_s - node.counted_s) * cluster.spec.alpha_tokens / ALPHA_S
     return max(0.0, node.read_queue_tokens - read_tokens)
+
+
+def in_turn(cluster: Cluster, number: int) -> Side:
+    """One side after the other, for whoever counts requests and looks at no load.
+
+    After as many numbers as there are pairs of engines the other side begins: else the sides would
+    be in step with engines that come in turn too, and some nodes would never read.
+    """
+    pairs = lcm(*(len(cluster.on(side)) for side in Side))
+    begun, pair = divmod(number, pairs)
+    return Side.DE if (begun + pair) % 2 else Side.PE
 
 
 def whole(cluster: Cluster, request: Request, side: Side) -> tuple[ReadExtent, ...]:

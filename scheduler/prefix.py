@@ -111,6 +111,8 @@ class Kept:
 
         Returns what is new, and what gave way. A chain never gives way to itself.
         """
+        if not self.capacity_blocks:
+            return [], []
         new = list(self.lacking([extent]))
         ranges = self._chains.setdefault(extent.chain, Ranges())
         wanted = sum(part.count for part in new)

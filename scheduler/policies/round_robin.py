@@ -1,7 +1,6 @@
 """`round-robin`: both paths without a look at any load. Engines in turn, and sides in turn."""
 
 from collections.abc import Iterable, Iterator
-from math import lcm
 
 from scheduler import path
 from scheduler.cluster import Cluster
@@ -36,14 +35,8 @@ class RoundRobin:
         return ()
 
     def reads(self, cluster: Cluster, request: Request, pe: str, de: str) -> tuple[ReadExtent, ...]:
-        """One side after the other.
-
-        After as many requests as there are pairs of engines the other side begins: else the sides
-        would be in step with the engines, and some nodes would never read.
-        """
-        pairs = lcm(*(len(cluster.on(side)) for side in Side))
-        begun, pair = divmod(self._number, pairs)
-        return path.whole(cluster, request, Side.DE if (begun + pair) % 2 else Side.PE)
+        """One side after the other."""
+        return path.whole(cluster, request, path.in_turn(cluster, self._number))
 
     def ended(self, request_id: int) -> None:
         """Nothing is queued."""

@@ -14,7 +14,6 @@ from testbed.cli.progress import Bars
 from testbed.errors import InputError
 from testbed.external.met import met
 from testbed.facts import facts, text
-from testbed.ideal import require_io
 from testbed.policies import choose
 from testbed.results.picture import show
 from testbed.results.schema import Comparison, Verdict
@@ -24,7 +23,7 @@ from testbed.session import (
     VIRTUAL,
     WORLDS,
     play,
-    require_size,
+    require_playable,
     require_world,
 )
 from testbed.spec import Experiment, load_experiment
@@ -150,10 +149,8 @@ def play_and_tell(
     experiment, workload = asked.load()
     policies = choose(words, process=process)
     require_world(asked.world)
-    require_size(experiment, asked.world)
     policies = met(policies, experiment, workload)
-    if asked.world == EMULATED:
-        require_io(policies)
+    require_playable(experiment, workload, policies, asked.world)
     talk = Console(stderr=True)
     said = facts(asked.experiment.name, experiment, workload, policies)
     for warning in said.warnings:
@@ -169,7 +166,7 @@ def play_and_tell(
     else:
         show(comparison, Console())
         also(comparison)
-    return exit_code(comparison, asked.require)
+    return exit_code(comparison.verdict, asked.require)
 
 
 def columns(console: Console) -> int:
@@ -177,12 +174,7 @@ def columns(console: Console) -> int:
     return min(console.width, MOST_COLUMNS) if console.is_terminal else MOST_COLUMNS
 
 
-def exit_code(comparison: Comparison, require: str) -> int:
-    """That of its verdict."""
-    return verdict_code(comparison.verdict, require)
-
-
-def verdict_code(verdict: Verdict, require: str) -> int:
+def exit_code(verdict: Verdict, require: str) -> int:
     """0, 1 if it is wrong, 3 if what was asked for cannot be told."""
     if verdict.functional == FAILED:
         return EXIT_FAILED

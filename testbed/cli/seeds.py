@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from testbed.cli.options import Asked, verdict_code
+from testbed.cli.options import Asked, exit_code
 from testbed.cli.output import print_json
 from testbed.cli.progress import counting
 from testbed.results.picture import verdict_text
@@ -25,7 +25,7 @@ def compare_over_seeds(asked: Asked, policies: list[str], seeds_word: str, proce
         print_json(comparison)
     else:
         show(comparison, Console())
-    return verdict_code(comparison.verdict, asked.require)
+    return exit_code(comparison.verdict, asked.require)
 
 
 def show(comparison: SeedsComparison, console: Console) -> None:

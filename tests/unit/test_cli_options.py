@@ -35,7 +35,7 @@ def with_verdict(functional: str, timing: str) -> Comparison:
     ("failed", "inconclusive", "timing", 1),
 ])  # fmt: skip
 def test_exit_codes(functional: str, timing: str, require: str, code: int) -> None:
-    assert options.exit_code(with_verdict(functional, timing), require) == code
+    assert options.exit_code(with_verdict(functional, timing).verdict, require) == code
 
 
 def test_options_become_overrides_and_win_over_the_file() -> None:

@@ -253,11 +253,17 @@ def test_tables_call_it_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_second_answer_that_comes_late_is_not_taken_for_the_next(tmp_path: Path) -> None:
     """It would answer each event with the decisions of the one before."""
-    said = tmp_path / "said"
-    late = f"import time; time.sleep(0.2); print(end='\\n', flush=True); open({str(said)!r}, 'w')"
+    met, said = tmp_path / "met", tmp_path / "said"
+    late = (
+        f"import time\nwhile not os.path.exists({str(met)!r}): time.sleep(0.01)\n"
+        f"print(end='\\n', flush=True); open({str(said)!r}, 'w')"
+    )
     with external(python(f"{SPEAKS}{late}; sys.stdin.read()"), HELLO, tmp_path, 5.0) as found:
+        met.touch()  # its first line is taken
+        end_s = time.monotonic() + 30
         while not said.exists():
-            time.sleep(0.01)
+            assert time.monotonic() < end_s, "it said nothing more"
+            time.sleep(0.01)  # the period of a poll with a deadline
         with pytest.raises(PolicyFailed, match="said more than one line for the last event"):
             found.handle(Arrived(0.5, REQUEST))
 
