@@ -27,7 +27,6 @@ from testbed.worlds.plan import (
     HostStart,
     LabPlan,
     TruthStart,
-    WirePlan,
 )
 from testbed.worlds.samples import (
     PortBytes,
@@ -36,6 +35,7 @@ from testbed.worlds.samples import (
     machine_busy_s,
     own_cpu_s,
 )
+from testbed.worlds.wires import build_fabric
 
 if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
@@ -49,33 +49,6 @@ LOST_PEER = "ended without a goodbye"
 def say(**what: object) -> None:
     """One line for the supervisor."""
     print(json.dumps(what), flush=True)
-
-
-def build_fabric(wires: WirePlan) -> "Fabric":
-    """The cluster's network, up and shaped."""
-    from testbed.fabric.fabric import Fabric
-    from testbed.fabric.rates import link_rates
-    from topologies.dualpath import DualPathTopo
-
-    topo = DualPathTopo(
-        wires.prefill_nodes,
-        wires.decode_nodes,
-        gpus_per_node=wires.gpus_per_node,
-        folded=wires.folded,
-        storage_hosts=wires.storage_hosts,
-    )
-    rates = link_rates(
-        topo.shape,
-        snic_bps=wires.snic_bps,
-        cnic_bps=wires.cnic_bps,
-        pcie_bps=wires.node_bps,
-        uplink_bps=wires.node_bps,
-        storage_bps=wires.storage_bps,
-        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
-    )
-    fabric = Fabric(topo, rates, qos=wires.qos)
-    fabric.start()
-    return fabric
 
 
 class Lab:
