@@ -50,7 +50,7 @@ def off(cluster: str | None) -> None:
 @click.argument("as_class", metavar="CLASS")
 @click.option("--host", help="At this host alone.")
 def mark(cluster: str | None, port: str, as_class: str, host: str | None) -> None:
-    """Mark what crosses PORT (5201, tcp/5201, udp/53) as CLASS: MODEL, KV, CTRL, a DSCP, or none."""
+    """Mark what crosses PORT (5201, udp/53) as CLASS: MODEL, KV, CTRL, a DSCP, or none."""
     proto, number = _port(port)
     Cluster(cluster).mark(proto, number, _dscp(as_class), host)
     where = host or "every host"

@@ -142,6 +142,11 @@ def _switches(topo: Any) -> dict[str, str]:
     return found
 
 
+def handed_on(listener: socket.socket) -> dict[str, str]:
+    """The environment that tells a private program of the socket; pass its descriptor as well."""
+    return {CONTROL_ENV: str(listener.fileno())}
+
+
 def inherited_listener() -> socket.socket:
     """The control socket that the supervisor bound outside and handed on."""
     value = os.environ.pop(CONTROL_ENV, None)

@@ -1,4 +1,4 @@
-"""Names of live clusters: each is an abstract Unix socket, which the kernel forgets with its holder.
+"""Names of live clusters: abstract Unix sockets, which the kernel forgets with their holders.
 
 Nothing lies on disk that a kill could leave behind, and no two clusters of a user can share a name
 (unix(7): abstract addresses vanish when all descriptors are closed; a second bind is refused).
@@ -59,6 +59,11 @@ def claim_free(name: str) -> tuple[str, socket.socket]:
             return candidate, claim(candidate)
         except InputError:
             number += 1
+
+
+def name_of(listener: socket.socket) -> str:
+    """The name that a listening socket holds."""
+    return str(listener.getsockname().decode().rpartition("/")[2])
 
 
 def live() -> list[str]:

@@ -13,7 +13,7 @@ import msgspec
 
 from testbed.clusters import names
 from testbed.clusters.client import Cluster
-from testbed.clusters.control import CONTROL_ENV
+from testbed.clusters.control import handed_on
 from testbed.clusters.keeper import LOG, PLAN, KeeperPlan, Step
 from testbed.clusters.protocol import About
 from testbed.errors import EnvironmentUnfit, InputError, RunFailed
@@ -74,14 +74,13 @@ def bring_up(
 def _start(folder: Path, listener: socket.socket) -> PrivateProcess:
     # The package must be found inside however this process was told of it.
     path = os.pathsep.join(filter(None, sys.path))
-    fd = listener.fileno()
     with (folder / LOG).open("wb") as log:
         return start_private(
             [sys.executable, "-m", KEEPER, str(folder)],
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": path, CONTROL_ENV: str(fd)},
-            pass_fds=(fd,),
+            env={**os.environ, "PYTHONPATH": path, **handed_on(listener)},
+            pass_fds=(listener.fileno(),),
         )
 
 

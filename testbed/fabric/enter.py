@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple, Self
@@ -99,7 +99,7 @@ def run(namespaces: Namespaces, folder: str, argv: Sequence[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _become(argv: Sequence[str], heeded: dict[int, object]) -> None:
+def _become(argv: Sequence[str], heeded: Mapping[int, object]) -> None:
     for number, handler in heeded.items():
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, signal.SIG_DFL)
