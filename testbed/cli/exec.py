@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -18,9 +20,15 @@ from testbed.fabric.enter import enter_command
 def command(cluster: str | None, host: str, program: tuple[str, ...]) -> None:
     """Run PROGRAM in HOST, with this terminal and folder: testbed exec pe0-buf -- iperf3 -s.
 
-    Its exit code is this command's; 127 if there is no such program.
+    HOST `lab` has the switches and their ports. The program's exit code is this command's; it is
+    127 if there is no such program.
     """
-    namespaces = Cluster(cluster).enter(host)
+    become(Cluster(cluster), host, program)
+
+
+def become(live: Cluster, host: str, program: Sequence[str]) -> NoReturn:
+    """Replace this process by a program in a host."""
+    namespaces = live.enter(host)
     for fd in namespaces:
         os.set_inheritable(fd, True)
     sys.stdout.flush()

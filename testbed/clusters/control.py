@@ -28,12 +28,14 @@ from testbed.clusters.protocol import (
     View,
 )
 from testbed.errors import EnvironmentUnfit, InputError
+from testbed.fabric.namespaces import open_current
 from testbed.yamlfile import nearest
 
 if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
 
 CONTROL_ENV = "DUALPATH_CONTROL_FD"
+LAB = "lab"  # where the switches are
 ASK_S = 0.5  # how long a caller may take to say what it wants
 Answer = tuple[Reply, list[int]]
 
@@ -98,11 +100,14 @@ class Control:
         return View(self._about, now_s, self.phase, fabric.qos, hosts, links, marks, switches), []
 
     def _enter(self, asked: Enter) -> Answer:
-        if asked.host not in self._fabric.hosts:
-            known = nearest(asked.host, list(self._fabric.hosts), "host")
-            raise InputError(f"cluster {self._about.name} has no host {asked.host!r}; {known}")
-        own = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt", "pid")]
-        return Done(), [*own, os.dup(self._fabric.hosts[asked.host].netns_fd)]
+        hosts, switches = self._fabric.hosts, _switches(self._fabric.topo).values()
+        known = [*hosts, LAB]
+        if asked.host not in known and asked.host not in switches:
+            near = nearest(asked.host, known, "host")
+            raise InputError(f"cluster {self._about.name} has no host {asked.host!r}; {near}")
+        fds = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt", "pid")]
+        fds.append(os.dup(hosts[asked.host].netns_fd) if asked.host in hosts else open_current())
+        return Done(), fds
 
     def _set_link(self, asked: SetLink) -> Answer:
         self._fabric.set_link(

@@ -27,7 +27,10 @@ class Look(msgspec.Struct, frozen=True, tag="look"):
 
 
 class Enter(msgspec.Struct, frozen=True, tag="enter"):
-    """The namespaces of a host, as descriptors in the order of `Namespaces`."""
+    """The namespaces of a host, as descriptors in the order of `Namespaces`.
+
+    Switches, and the host `lab`, are the lab's own.
+    """
 
     host: str
 
