@@ -18,20 +18,12 @@ from testbed.clusters.control import Control, inherited_listener
 from testbed.clusters.protocol import About
 from testbed.errors import TestbedError
 from testbed.fabric.private import hold_lifeline
-from testbed.worlds.plan import WirePlan
 from testbed.worlds.wires import build_fabric
 
 if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
 
 PLAN, LOG = "keeper.msgpack", "lab.log"
-
-
-class KeeperPlan(msgspec.Struct, frozen=True):
-    """What to build, and whose it is."""
-
-    about: About
-    wires: WirePlan
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,11 +41,11 @@ def say(step: Step) -> None:
     sys.stdout.flush()
 
 
-def build(plan: KeeperPlan) -> "Fabric":
+def build(about: About) -> "Fabric":
     """The network, each step said."""
     began_s = time.monotonic()
     say(Step("network"))
-    fabric = build_fabric(plan.wires)
+    fabric = build_fabric(about.wires)
     say(Step("shaped", time.monotonic() - began_s))
     return fabric
 
@@ -89,13 +81,13 @@ def main() -> int:
     hold_lifeline()
     folder = Path(sys.argv[1])
     listener = inherited_listener()
-    plan = msgspec.msgpack.decode((folder / PLAN).read_bytes(), type=KeeperPlan)
+    about = msgspec.msgpack.decode((folder / PLAN).read_bytes(), type=About)
     try:
-        fabric = build(plan)
+        fabric = build(about)
     except TestbedError as error:
         say(Step("failed", reason=str(error), exit_code=error.exit_code))
         return error.exit_code
-    control = Control(listener, plan.about, fabric)
+    control = Control(listener, about, fabric)
     control.phase = "up"
     say(Step("up"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

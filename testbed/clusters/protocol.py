@@ -5,6 +5,7 @@ import msgspec
 from testbed.fabric.addresses import NicAddress
 from testbed.fabric.counters import LinkClasses, LinkCounters
 from testbed.fabric.links import LinkState
+from testbed.worlds.plan import WirePlan
 
 LIMIT_BYTES = 1 << 20
 
@@ -12,7 +13,8 @@ LIMIT_BYTES = 1 << 20
 class About(msgspec.Struct, frozen=True):
     """Whose network it is: brought `up` by hand, or that of a `run`, with its folder.
 
-    `privilege` is "rootless" or "sudo"; `since_s` is the machine's monotonic time of its start.
+    `privilege` is "rootless" or "sudo"; `since_s` is the machine's monotonic time of its start;
+    `wires` is its network as planned.
     """
 
     name: str
@@ -20,6 +22,7 @@ class About(msgspec.Struct, frozen=True):
     folder: str
     privilege: str
     since_s: float
+    wires: WirePlan
 
 
 class Look(msgspec.Struct, frozen=True, tag="look"):

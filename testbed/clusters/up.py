@@ -14,7 +14,7 @@ import msgspec
 from testbed.clusters import names
 from testbed.clusters.client import Cluster
 from testbed.clusters.control import handed_on
-from testbed.clusters.keeper import LOG, PLAN, KeeperPlan, Step
+from testbed.clusters.keeper import LOG, PLAN, Step
 from testbed.clusters.protocol import About
 from testbed.errors import EnvironmentUnfit, InputError, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
@@ -58,10 +58,10 @@ def bring_up(
     require_packages()
     with names.claim(name) as listener:
         folder = new_folder(root, name)
-        about = About(name, "up", str(folder.resolve()), "rootless", time.monotonic())
-        plan = KeeperPlan(about, wire_plan(experiment))
+        wires = wire_plan(experiment)
+        about = About(name, "up", str(folder.resolve()), "rootless", time.monotonic(), wires)
         (folder / "experiment.yaml").write_text(experiment.resolved())
-        (folder / PLAN).write_bytes(msgspec.msgpack.encode(plan))
+        (folder / PLAN).write_bytes(msgspec.msgpack.encode(about))
         process = _start(folder, listener)
     try:
         _follow(process, folder, progress)

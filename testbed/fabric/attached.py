@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from testbed.fabric import nodes as _  # first: then Mininet loads without its programs
+import testbed.fabric.nodes  # noqa: F401  first: then Mininet loads without its programs
 from testbed.fabric.addresses import NicAddress
 from testbed.fabric.enter import Namespaces, enter_command
 

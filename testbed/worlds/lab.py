@@ -73,7 +73,8 @@ class Lab:
         fabric = build_fabric(self._plan.wires)
         network_up_s = time.monotonic() - began_s
         say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
-        about = About(name_of(self._listener), "run", str(self._folder), "rootless", began_s)
+        name, wires = name_of(self._listener), self._plan.wires
+        about = About(name, "run", str(self._folder), "rootless", began_s, wires)
         self._control = Control(self._listener, about, fabric)
         self._start_hosts(fabric)
         self._await_ready()
@@ -253,6 +254,10 @@ def main() -> int:
     except RunFailed as error:
         say(phase="failed", reason=str(error))
         return 1
+    except SystemExit as ended:
+        if ended.code == 0:
+            say(phase="failed", reason="it was taken down by `testbed down`")
+        raise
     return 0
 
 

@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from testbed.fabric.rates import LinkRates, link_rates
 from testbed.scale import scaling
 from testbed.spec import Experiment
 from testbed.worlds.plan import WirePlan
+from topologies.shape import ClusterShape
 
 if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
@@ -37,10 +39,33 @@ def wire_plan(experiment: Experiment) -> WirePlan:
     )
 
 
+def shape_of(wires: WirePlan) -> ClusterShape:
+    """The shape of a plan's network; ValueError for counts out of range."""
+    return ClusterShape(
+        wires.prefill_nodes,
+        wires.decode_nodes,
+        wires.gpus_per_node,
+        wires.folded,
+        wires.storage_hosts,
+    )
+
+
+def rates_of(wires: WirePlan) -> LinkRates:
+    """Payload rate of every data link; InputError for one that is too small."""
+    return link_rates(
+        shape_of(wires),
+        snic_bps=wires.snic_bps,
+        cnic_bps=wires.cnic_bps,
+        pcie_bps=wires.node_bps,
+        uplink_bps=wires.node_bps,
+        storage_bps=wires.storage_bps,
+        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
+    )
+
+
 def build_fabric(wires: WirePlan) -> "Fabric":
     """The cluster's network, up and shaped; to be called by PID 1 of private namespaces."""
     from testbed.fabric.fabric import Fabric
-    from testbed.fabric.rates import link_rates
     from topologies.dualpath import DualPathTopo
 
     topo = DualPathTopo(
@@ -50,15 +75,6 @@ def build_fabric(wires: WirePlan) -> "Fabric":
         folded=wires.folded,
         storage_hosts=wires.storage_hosts,
     )
-    rates = link_rates(
-        topo.shape,
-        snic_bps=wires.snic_bps,
-        cnic_bps=wires.cnic_bps,
-        pcie_bps=wires.node_bps,
-        uplink_bps=wires.node_bps,
-        storage_bps=wires.storage_bps,
-        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
-    )
-    fabric = Fabric(topo, rates, qos=wires.qos)
+    fabric = Fabric(topo, rates_of(wires), qos=wires.qos)
     fabric.start()
     return fabric
