@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Announce the markers."""
     config.addinivalue_line(
         "markers",
-        "experiment(file, **settings): the experiment of `fabric` and `pd_cluster`; a packaged name "
+        "experiment(file, **settings): of `fabric` and `pd_cluster`; a packaged name "
         "or a path, and values that differ (keys with dots as in --set: "
         '**{"cluster.decode_nodes": 2})',
     )
