@@ -23,10 +23,9 @@ def cluster_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def rate_bps(text: str) -> float:
     """`100Mbps`, `2.5 Gbit/s` or `5e8` as bit/s; InputError otherwise."""
-    if found := RATE.fullmatch(text.strip()):
-        return float(found[1]) * _FACTORS[found[2].lower()]
     try:
-        value = float(text)
+        found = RATE.fullmatch(text.strip())
+        value = float(found[1]) * _FACTORS[found[2].lower()] if found else float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
