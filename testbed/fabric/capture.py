@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,18 +58,25 @@ class CaptureEnd(msgspec.Struct, frozen=True):
     why: str = ""  # if it ended by itself
 
 
+class PacketSocket(NamedTuple):
+    """A packet socket that receives nothing yet, and the interfaces of its namespace."""
+
+    socket: socket.socket
+    interfaces: list[str]
+
+
 class Capture:
     """One capture; the socket and the file are open, and packets are kept from here on.
 
-    `snaplen` is how many bytes of each packet are kept; `count` and `seconds` end it by itself;
-    the path "-" is standard output; `label` names the interface in the file. Raises InputError for
-    an interface that is not there or a path that cannot be written, EnvironmentUnfit if the kernel
-    refuses the ring.
+    `source` is a host's namespace (HostNet.netns_fd), or a packet socket of it. `snaplen` is how
+    many bytes of each packet are kept; `count` and `seconds` end it by itself; the path "-" is
+    standard output; `label` names the interface in the file. Raises InputError for an interface
+    that is not there or a path that cannot be written, EnvironmentUnfit if the kernel refuses.
     """
 
     def __init__(
         self,
-        netns_fd: int,
+        source: int | PacketSocket,
         interface: str,
         path: Path | str,
         snaplen: int = SNAPLEN_BYTES,
@@ -84,7 +92,7 @@ class Capture:
         self.interface, self.path = interface, str(path)
         self._count, self._seconds = count, seconds
         self._packets = self._cut = self._dropped = self._block = 0
-        self._socket, known = _raw_socket(netns_fd)
+        self._socket, known = packet_socket(source) if isinstance(source, int) else source
         try:
             if interface not in known:
                 raise InputError(
@@ -223,12 +231,12 @@ def _u32(ring: mmap.mmap, at: int) -> int:
     return value
 
 
-def _raw_socket(netns_fd: int) -> tuple[socket.socket, list[str]]:
-    """A socket of that namespace that receives nothing yet, and the interfaces there."""
+def packet_socket(netns_fd: int) -> PacketSocket:
+    """A socket of that namespace; EnvironmentUnfit if the kernel refuses it."""
     with joined(netns_fd):
         known = sorted(name for _, name in socket.if_nameindex())
         try:
-            return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0), known
+            return PacketSocket(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0), known)
         except PermissionError as error:
             raise EnvironmentUnfit(
                 "a packet socket was refused; capture from inside the cluster's own namespaces"
