@@ -1,0 +1,79 @@
+"""A capture for people: a line a frame, then tables of what went in which class and mark."""
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.capture.reading import Reading
+from testbed.capture.records import Frame, mark_name
+from testbed.capture.summary import Summary
+
+WAYS = {True: "sent", False: "received", None: "both ways"}
+
+
+def frame_line(frame: Frame, start_s: float) -> str:
+    """One frame, its time counted from `start_s`."""
+    return f"{frame.at_s - start_s:11.6f}  {WAYS[frame.outgoing]:8}  {frame.line()}"
+
+
+def show(reading: Reading, console: Console) -> None:
+    """Totals, and everything that a reader should not overlook."""
+    summary = reading.summary
+    dropped = "the file does not say how many" if summary.dropped is None else summary.dropped
+    console.print(
+        f"\n{summary.interface}: {summary.packets} packets, dropped by the writer: {dropped}",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    if any(value is not None for value in (reading.wanted.request, reading.wanted.traffic_class)):
+        console.print(_taken(reading))
+    console.print(_classes(summary))
+    console.print(_marks(summary))
+    for wrong in summary.mis_marked:
+        console.print(f"mis-marked: {wrong}", style="red", markup=False, soft_wrap=True)
+    if summary.cut_short:
+        console.print("the file ends inside a packet: its writer was killed", style="yellow")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0), title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("way", "class", "DSCP") else "right")
+    return table
+
+
+def _taken(reading: Reading) -> Table:
+    wanted = reading.wanted
+    words = [f"request {wanted.request}"] if wanted.request is not None else []
+    words += [f"class {wanted.traffic_class}"] if wanted.traffic_class is not None else []
+    table = _table(
+        "\n" + ", ".join(words),
+        "way", "class", "DSCP", "frames", "bytes", "of them KV", "not captured",
+    )  # fmt: skip
+    for total in reading.taken:
+        table.add_row(
+            WAYS[total.outgoing], total.traffic_class,
+            ", ".join(mark_name(mark) for mark in total.marks),
+            str(total.frames), str(total.bytes), str(total.kv_bytes), str(total.missing_bytes),
+        )  # fmt: skip
+    return table
+
+
+def _classes(summary: Summary) -> Table:
+    table = _table(
+        "\nby class, as ports tell it (TCP payload, each byte once)",
+        "way", "class", "bytes", "again", "not captured", "frames", "KV in them", "unparsed",
+    )  # fmt: skip
+    for total in summary.classes:
+        table.add_row(
+            WAYS[total.outgoing], total.traffic_class, str(total.payload_bytes),
+            str(total.retransmitted_bytes), str(total.missing_bytes), str(total.frames),
+            str(total.frame_payload_bytes), str(total.unparsed_bytes),
+        )  # fmt: skip
+    return table
+
+
+def _marks(summary: Summary) -> Table:
+    table = _table("\nby mark (on the wire, headers included)", "way", "DSCP", "bytes", "segments")
+    for total in summary.marks:
+        name = mark_name(total.dscp)
+        table.add_row(WAYS[total.outgoing], name, str(total.wire_bytes), str(total.wire_packets))
+    return table
