@@ -11,15 +11,17 @@ import selectors
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from testbed.errors import RunFailed
+from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import hold_lifeline
-from testbed.fabric.shaping import HEADER_BYTES
+from testbed.fabric.wire import HEADER_BYTES
 from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
+from testbed.worlds.network import Network
 from testbed.worlds.plan import (
     AGENTS,
     SCHEDULER,
@@ -81,8 +83,14 @@ def build_fabric(wires: WirePlan) -> "Fabric":
 class Lab:
     """One run, from the plan in its folder to samples and accounts beside it."""
 
-    def __init__(self, folder: Path, server: ForkServer) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        server: ForkServer,
+        build: Callable[[WirePlan], Network] = build_fabric,
+    ) -> None:
         self._folder = folder
+        self._build = build
         self._plan = msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan)
         self._server = server
         self._controls: dict[str, socket.socket] = {}
@@ -92,7 +100,7 @@ class Lab:
     def run(self) -> None:
         """Everything, in order; raises RunFailed if a host ends badly."""
         began_s = time.monotonic()
-        fabric = build_fabric(self._plan.wires)
+        fabric = self._build(self._plan.wires)
         network_up_s = time.monotonic() - began_s
         say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
         self._start_hosts(fabric)
@@ -126,16 +134,17 @@ class Lab:
         for control in controls:
             control.close()
 
-    def _start_hosts(self, fabric: "Fabric") -> None:
+    def _start_hosts(self, fabric: Network) -> None:
         directory = {name: net.addresses for name, net in fabric.hosts.items()}
         for host in self._plan.hosts:
             start_file = self._folder / "hosts" / f"{host.name}.msgpack"
-            start = HostStart(host, self._plan.world, directory)
+            netns_fd = fabric.hosts[host.name].netns_fd
+            start = HostStart(host, self._plan.world, directory, netns_fd is not None)
             start_file.write_bytes(msgspec.msgpack.encode(start))
             order = StartOrder(
                 host.name, str(start_file), str(self._folder / "logs" / f"{host.name}.log")
             )
-            control = self._server.start(order, fabric.hosts[host.name].netns_fd)
+            control = self._server.start(order, netns_fd)
             self._controls[host.name] = control
             self._running.add(host.name)
 
@@ -165,7 +174,7 @@ class Lab:
             control.sendall(stamp)
         return start_s
 
-    def _watch(self, fabric: "Fabric", start_s: float) -> None:
+    def _watch(self, fabric: Network, start_s: float) -> None:
         """Sample on a fixed grid and pass progress on until every host has left."""
         period_s, grid = self._plan.sample_period_s, 0
         with selectors.DefaultSelector() as selector:
@@ -235,7 +244,7 @@ class Lab:
         return RunFailed(f"host {host} ended {how}: {last} (whole story: {log})")
 
 
-def _look(fabric: "Fabric", due_s: float) -> Sample:
+def _look(fabric: Network, due_s: float) -> Sample:
     at_s = time.monotonic()
     ports = tuple(
         PortBytes(host, nic, link.received_payload_bytes, link.sent_payload_bytes)
@@ -244,7 +253,7 @@ def _look(fabric: "Fabric", due_s: float) -> Sample:
     return Sample(at_s, ports, machine_busy_s(), own_cpu_s(), max(0.0, at_s - due_s))
 
 
-def _class_payload(fabric: "Fabric") -> dict[str, dict[str, int]]:
+def _class_payload(fabric: Network) -> dict[str, dict[str, int]]:
     """Payload by class at the owner's egress (`host:nic>`) and at the switch port (`host:nic<`)."""
     found = {}
     for (host, nic), classes in fabric.class_counters().items():
@@ -255,16 +264,24 @@ def _class_payload(fabric: "Fabric") -> dict[str, dict[str, int]]:
     return found
 
 
+def play(lab: Lab) -> int:
+    """Run it to its end; returns the exit code, and tells the supervisor what went wrong."""
+    try:
+        lab.run()
+    except RunFailed as error:
+        say(phase="failed", reason=str(error))
+    except EnvironmentUnfit as error:
+        say(phase="unfit", reason=str(error))
+    else:
+        return 0
+    return 1
+
+
 def main() -> int:
     """PID 1: the forkserver first, so that torch loads while the network comes up."""
     server = ForkServer()
     hold_lifeline()
-    try:
-        Lab(Path(sys.argv[1]), server).run()
-    except RunFailed as error:
-        say(phase="failed", reason=str(error))
-        return 1
-    return 0
+    return play(Lab(Path(sys.argv[1]), server))
 
 
 if __name__ == "__main__":
