@@ -23,7 +23,7 @@ from testbed.spec import Experiment
 from testbed.workload import Workload
 from testbed.worlds import virtual
 from testbed.worlds.layout import Layout
-from testbed.worlds.plan import LabPlan
+from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan, on_loopback
 from topologies.shape import MAX_EMULATED_NODES
 
 Progress = Callable[[str, str, int, int], None]  # policy, phase, turns ended, turns planned
@@ -41,12 +41,12 @@ def _emulated(plan: LabPlan, progress: Callable[[str, int, int], None]) -> RunDa
     return emulated.run(plan, progress)
 
 
-def require_world(world: str) -> None:
+def require_world(world: str, fabric: str = NAMESPACES) -> None:
     """Raise EnvironmentUnfit unless what the world is made of is installed."""
     if world == EMULATED:
         from testbed.worlds.emulated import require_packages
 
-        require_packages()
+        require_packages(fabric)
 
 
 WORLDS: dict[str, World] = {EMULATED: _emulated, VIRTUAL: virtual.run}
@@ -93,6 +93,7 @@ def play(
     progress: Progress,
     world: str = EMULATED,
     fresh: bool = True,
+    fabric: str = NAMESPACES,
 ) -> Comparison:
     """Run every policy, one after the other, and compare each with the first.
 
@@ -107,15 +108,17 @@ def play(
     turns = workload_digest(workload)
     for policy in policies:
         own = folder / policy.folder
-        digest = run_digest(world, experiment, turns, policy)
-        if not fresh and (found := reuse(root, digest, world == EMULATED, own)):
+        made_of = world if fabric == NAMESPACES else f"{world} on {fabric}"
+        digest = run_digest(made_of, experiment, turns, policy)
+        timed = world == EMULATED and fabric != LOOPBACK
+        if not fresh and (found := reuse(root, digest, timed, own)):
             record, where = found
             results[policy.name], verdicts[policy.name] = record.result, record.verdict
             reused[policy.name] = str(where)
             progress(policy.name, "reused", 0, 0)
             continue
         layout = Layout(experiment, workload, policy, own, cache_folder())
-        result, verdict = _play_one(experiment, workload, layout, progress, WORLDS[world])
+        result, verdict = _play_one(experiment, workload, layout, progress, WORLDS[world], fabric)
         keep(own, digest, result, verdict)
         results[policy.name], verdicts[policy.name] = result, verdict
     first = results[policies[0].name].throughput_turns_per_s
@@ -130,9 +133,11 @@ def play(
         speedup={
             name: result.throughput_turns_per_s / first if first else 0.0
             for name, result in results.items()
+            if fabric != LOOPBACK
         },
         folder=str(folder),
         reused=reused,
+        fabric=fabric if world == EMULATED else "",
     )
     write_result(folder, comparison)
     return comparison
@@ -171,10 +176,17 @@ def require_size(experiment: Experiment, world: str) -> None:
 
 
 def _play_one(
-    experiment: Experiment, workload: Workload, layout: Layout, progress: Progress, world: World
+    experiment: Experiment,
+    workload: Workload,
+    layout: Layout,
+    progress: Progress,
+    world: World,
+    fabric: str,
 ) -> tuple[PolicyResult, Verdict]:
     policy = layout.chosen
     plan = layout.plan(run_id=int.from_bytes(os.urandom(4), "big"))
+    if fabric == LOOPBACK:
+        plan = on_loopback(plan)
     folder = Path(plan.world.folder)
     folder.mkdir(parents=True)
     policy.keep(folder)

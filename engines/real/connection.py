@@ -15,6 +15,7 @@ from engines.real import frames
 from engines.real.frames import ALL_LAYERS, CLASSES, HEADER_BYTES, Doorbell, Header, Kind, Order
 from engines.real.pool import KvPool
 from engines.seams.transport import TrafficClass
+from engines.tally import Tally
 
 SCRATCH_BYTES = 64 << 10
 # Several layers' writes may queue before senders wait; each queued byte is only referenced.
@@ -47,6 +48,10 @@ class Host(Protocol):
         """A peer said goodbye."""
         ...
 
+    def tally(self, peer: str, traffic_class: TrafficClass) -> Tally:
+        """Where the bytes of this peer and class are counted."""
+        ...
+
     def lost(self, connection: "Connection", error: TransferError | None) -> None:
         """A connection is over; without a goodbye, `error` says so."""
         ...
@@ -63,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self._dialled = bool(peer)
         self.peer = peer
         self._sequence = 0  # of the last frame that the dialler sent, seen from either end
+        self._tally = host.tally(peer, traffic_class) if peer else Tally()
         self._unacknowledged: dict[int, asyncio.Future[float]] = {}
         self._open = self._farewell = False
         self._fault: TransferError | None = None
@@ -166,8 +172,11 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.write(header + note)
         counts = self._host.counts
+        size = HEADER_BYTES + len(note) + len(payload)
         counts["frames_sent"] += 1
-        counts[self._bytes_sent] += HEADER_BYTES + len(note) + len(payload)
+        counts[self._bytes_sent] += size
+        self._tally.sent_payload_bytes += len(payload)
+        self._tally.sent_frame_bytes += size
 
     # Callbacks of the loop
 
@@ -302,9 +311,11 @@ class Connection(asyncio.BufferedProtocol):
                 peer = frames.decode_hello(note).host
                 self._host.greeted(peer)
                 self.peer = peer
+                self._tally = self._host.tally(peer, self._class)
             case _:
                 self._farewell = True
                 self._host.parted(self.peer)
+        self._tally.received_frame_bytes += HEADER_BYTES + header.note_bytes
 
     def _acknowledge(self, header: Header, note: memoryview) -> None:
         future = self._unacknowledged.pop(header.sequence, None)
@@ -352,6 +363,8 @@ class Connection(asyncio.BufferedProtocol):
         assert self._sink is not None and self._arriving is not None
         (header, bell), sink = self._arriving, self._sink
         self._sink = self._arriving = None
+        self._tally.received_payload_bytes += header.payload_bytes
+        self._tally.received_frame_bytes += header.payload_bytes
         if header.order == Order.ROWS and header.payload_bytes:
             self._host.pool(bell.target.region).scatter(bell.target, sink)
         arrived_s = self._host.deliver(self.peer, bell.message)

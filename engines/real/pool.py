@@ -27,7 +27,7 @@ class KvPool:
         shape = (self.blocks, layout.layers, layout.rows_per_block, layout.width)
         length = max(1, self.blocks * layout.block_bytes)
         # Populated now: a first touch inside the run costs seven times a warm one.
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
         self._memory = mmap.mmap(-1, length, flags=flags)
         self.array: NDArray[np.float32] = np.frombuffer(
             self._memory, dtype=np.float32, count=self.blocks * layout.block_bytes // FLOAT_BYTES

@@ -15,8 +15,9 @@ CONTROL_NETWORK = "mgmt"
 class TcpConfig(msgspec.Struct, frozen=True):
     """One host's end of the cluster's connections; times in target seconds.
 
-    `directory` is host -> network ("storage", "compute", "mgmt") -> IPv4 address. Class i of
-    MODEL, KV, CTRL listens on `port_base + i`. `congestion` are names in order of preference.
+    `directory` is host -> network ("storage", "compute", "mgmt") -> IPv4 address, with ":BASE"
+    behind it where hosts have port bases of their own. Class i of MODEL, KV, CTRL listens on
+    `port_base + i`, or BASE + i. `congestion` are names in order of preference.
     `deadline_s` bounds connecting and a send to a peer that takes nothing; `inbox_limit` the
     messages that wait for `receive`. Without `verify`, `check` accepts everything.
     """
@@ -33,26 +34,26 @@ class TcpConfig(msgspec.Struct, frozen=True):
     verify: bool = True
 
 
-def port(config: TcpConfig, traffic_class: TrafficClass) -> int:
-    """The port of a class, the same on every host."""
-    return config.port_base + CLASSES.index(traffic_class)
-
-
-def addresses(config: TcpConfig, traffic_class: TrafficClass) -> set[str]:
-    """Where this host can be reached in a class."""
+def listening(config: TcpConfig, traffic_class: TrafficClass) -> set[tuple[str, int]]:
+    """Where this host can be reached in a class: addresses, each with its port."""
     own = config.directory[config.host]
-    return {own[network] for network in _networks(traffic_class) if network in own}
+    return {
+        _endpoint(config, own[network], traffic_class)
+        for network in _networks(traffic_class)
+        if network in own
+    }
 
 
-def route(config: TcpConfig, peer: str, traffic_class: TrafficClass) -> tuple[str, str]:
-    """Own and peer's address: management for CTRL, else the data network that both have."""
+def route(config: TcpConfig, peer: str, traffic_class: TrafficClass) -> tuple[str, tuple[str, int]]:
+    """Own address, peer's address and port: management for CTRL, else a data network of both."""
     own = config.directory[config.host]
     theirs = config.directory.get(peer)
     if theirs is None:
         raise TransferError(f"{peer!r} is not in the directory of {config.host}")
     for network in _networks(traffic_class):
         if network in own and network in theirs:
-            return own[network], theirs[network]
+            here, _ = _endpoint(config, own[network], traffic_class)
+            return here, _endpoint(config, theirs[network], traffic_class)
     raise TransferError(
         f"{config.host} and {peer} share no network for class {traffic_class}; "
         f"they have {sorted(own)} and {sorted(theirs)}"
@@ -65,9 +66,12 @@ def class_socket(config: TcpConfig, traffic_class: TrafficClass) -> socket.socke
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP[traffic_class] << 2)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    option = getattr(socket, "TCP_CONGESTION", None)
+    if option is None:  # a system that lets nobody choose
+        return sock
     for name in config.congestion:
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            sock.setsockopt(socket.IPPROTO_TCP, option, name.encode())
         except OSError:
             continue
         return sock
@@ -76,6 +80,11 @@ def class_socket(config: TcpConfig, traffic_class: TrafficClass) -> socket.socke
         f"this kernel has none of the congestion controls {config.congestion}; "
         "name one from net.ipv4.tcp_available_congestion_control"
     )
+
+
+def _endpoint(config: TcpConfig, word: str, traffic_class: TrafficClass) -> tuple[str, int]:
+    address, _, base = word.partition(":")
+    return address, (int(base) if base else config.port_base) + CLASSES.index(traffic_class)
 
 
 def _networks(traffic_class: TrafficClass) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from engines.real.pool import KvPool
 from engines.real.routes import TcpConfig
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, TrafficClass, Write
+from engines.tally import PeerTally, Tally
 
 __all__ = ["TcpConfig", "TcpTransport"]
 
@@ -55,6 +56,7 @@ class TcpTransport:
         self._keys = keys
         self._pools: dict[str, KvPool] = {}
         self._links: dict[tuple[str, TrafficClass], Link] = {}
+        self._tallies: dict[tuple[str, TrafficClass], Tally] = {}
         self._accepted: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
         self._inbox: deque[Delivery | TransferError] = deque()
@@ -81,10 +83,9 @@ class TcpTransport:
         """Listen on every address of this host for the classes that are routed to it."""
         loop = asyncio.get_running_loop()
         for traffic_class in CLASSES:
-            for address in sorted(routes.addresses(self._config, traffic_class)):
+            for address, port in sorted(routes.listening(self._config, traffic_class)):
                 listener = routes.class_socket(self._config, traffic_class)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                port = routes.port(self._config, traffic_class)
                 try:
                     listener.bind((address, port))
                     server = await loop.create_server(self._accepting(traffic_class), sock=listener)
@@ -213,6 +214,10 @@ class TcpTransport:
         """Frames, writes, acks, payload bytes, bytes sent by class, and what is still open."""
         return {**self.counts, "undelivered": len(self._inbox)}
 
+    def tallies(self) -> list[PeerTally]:
+        """Bytes by peer and class; a write is whole on both sides once it is acknowledged."""
+        return [PeerTally(*whom, moved) for whom, moved in self._tallies.items()]
+
     def quiesce(self) -> None:
         """From here on a lost connection is no error: the run is over and peers leave."""
         self._quiet = True
@@ -273,6 +278,10 @@ class TcpTransport:
     def parted(self, peer: str) -> None:
         """A peer said goodbye."""
         self._departed.add(peer)
+
+    def tally(self, peer: str, traffic_class: TrafficClass) -> Tally:
+        """Where the bytes of this peer and class are counted, over all their connections."""
+        return self._tallies.setdefault((peer, traffic_class), Tally())
 
     def lost(self, connection: Connection, error: TransferError | None) -> None:
         """A connection is over; without a goodbye, `error` says so."""
@@ -367,7 +376,7 @@ class TcpTransport:
                 await self._clock.sleep_until_s(self._clock.now_s() + RETRY_S)
 
     async def _connect(
-        self, peer: str, traffic_class: TrafficClass, here: str, there: str
+        self, peer: str, traffic_class: TrafficClass, here: str, there: tuple[str, int]
     ) -> Connection:
         loop = asyncio.get_running_loop()
         sock = routes.class_socket(self._config, traffic_class)
@@ -376,7 +385,7 @@ class TcpTransport:
                 sock.bind((here, 0))
             except OSError as error:
                 raise TransferError(f"{self.host} has no address {here} ({error})") from error
-            await loop.sock_connect(sock, (there, routes.port(self._config, traffic_class)))
+            await loop.sock_connect(sock, there)
             _, connection = await loop.create_connection(
                 lambda: Connection(self, traffic_class, peer), sock=sock
             )

@@ -15,6 +15,7 @@ from testbed.results import differing_page
 from testbed.results.differing import differing as differing_turns
 from testbed.results.runs import policy_folders
 from testbed.results.schema import Comparison
+from testbed.worlds.plan import LOOPBACK
 
 
 @click.command("compare")
@@ -64,6 +65,11 @@ def command(
     if seeds is not None:
         if asked.seed is not None and "," in seeds:
             raise InputError(f"--seed says nothing beside --seeds {seeds}; leave it out")
+        if asked.fabric == LOOPBACK:
+            raise InputError(
+                "--seeds tells speed-ups, which loopback cannot: its links are not shaped; "
+                "leave one of them out, or play in virtual time: --world virtual"
+            )
         if process is not None:
             raise InputError(
                 "--seeds is for policies; a scheduler in another process is compared on one --seed"

@@ -28,8 +28,10 @@ from testbed.session import (
 )
 from testbed.spec import Experiment, load_experiment
 from testbed.workload import Workload, build_workload
+from testbed.worlds.plan import LOOPBACK, NAMESPACES
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 3
+FUNCTIONAL = "functional"
 TIME_SCALE = "scale.time_scale"
 MOST_COLUMNS = 100
 
@@ -41,6 +43,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     time_scale: float | None = None
     world: str = EMULATED
+    fabric: str = NAMESPACES
     workload: str | None = None
     aps: float | None = None
     settings: tuple[str, ...] = ()
@@ -66,6 +69,9 @@ def experiment_options(require: str) -> Callable[[Callable[..., Any]], Callable[
         @functools.wraps(command)
         def asked(**values: Any) -> Any:
             common = {name: values.pop(name) for name in Asked.__struct_fields__}
+            common["fabric"] = fabric_of(common["world"], common["fabric"])
+            if common["require"] is None:
+                common["require"] = FUNCTIONAL if common["fabric"] == LOOPBACK else require
             return command(Asked(**common), **values)
 
         decorated: Callable[..., Any] = asked
@@ -77,6 +83,7 @@ def experiment_options(require: str) -> Callable[[Callable[..., Any]], Callable[
 
 
 def _options(require: str) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    on_loopback = "" if require == FUNCTIONAL else f"; {FUNCTIONAL} on loopback"
     return [
         click.argument("experiment", type=click.Path(path_type=Path)),
         click.option("--seed", type=int, help="Seed of workload and weights."),
@@ -84,6 +91,12 @@ def _options(require: str) -> list[Callable[[Callable[..., Any]], Callable[..., 
         click.option(
             "--world", type=click.Choice(list(WORLDS)), default=EMULATED, show_default=True,
             help="Namespaces and torch, or a virtual clock.",
+        ),
+        click.option(
+            "--fabric", type=click.Choice([NAMESPACES, LOOPBACK]),
+            help="Of the emulated world: shaped links between namespaces, or plain TCP on this "
+            f"machine's loopback, where only a functional verdict is to be had.  "
+            f"[default: {NAMESPACES}]",
         ),
         click.option("--workload", help="Kind of workload: fixed, weka or replay."),
         click.option(
@@ -95,8 +108,8 @@ def _options(require: str) -> list[Callable[[Callable[..., Any]], Callable[..., 
             help="Override a value of the experiment, e.g. hardware.snic_share=0.5.",
         ),
         click.option(
-            "--require", type=click.Choice(["functional", "timing"]), default=require,
-            show_default=True, help="The verdict that the exit code asks for.",
+            "--require", type=click.Choice([FUNCTIONAL, "timing"]),
+            help=f"The verdict that the exit code asks for.  [default: {require}{on_loopback}]",
         ),
         click.option(
             "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
@@ -104,6 +117,13 @@ def _options(require: str) -> list[Callable[[Callable[..., Any]], Callable[..., 
         ),
         click.option("--json", "as_json", is_flag=True, help="Results as JSON."),
     ]  # fmt: skip
+
+
+def fabric_of(world: str, asked: str | None) -> str:
+    """What the network is made of; raises InputError for a world that has no such thing."""
+    if asked is not None and world == VIRTUAL:
+        raise InputError(f"--fabric {asked} says nothing in the virtual world; leave it out")
+    return asked or NAMESPACES
 
 
 def load(
@@ -148,7 +168,7 @@ def play_and_tell(
     """
     experiment, workload = asked.load()
     policies = choose(words, process=process)
-    require_world(asked.world)
+    require_world(asked.world, asked.fabric)
     policies = met(policies, experiment, workload)
     require_playable(experiment, workload, policies, asked.world)
     talk = Console(stderr=True)
@@ -159,8 +179,9 @@ def play_and_tell(
     name = asked.experiment.stem
     with Bars([policy.name for policy in policies], talk) as bars:
         comparison = play(
-            experiment, name, workload, policies, asked.runs, bars.tell, asked.world, fresh
-        )
+            experiment, name, workload, policies, asked.runs, bars.tell, asked.world, fresh,
+            asked.fabric,
+        )  # fmt: skip
     if asked.as_json:
         print_json(comparison)
     else:

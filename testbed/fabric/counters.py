@@ -2,7 +2,7 @@
 
 import msgspec
 
-from testbed.fabric.shaping import HEADER_BYTES, SEGMENT_BYTES, ClassCounters
+from testbed.fabric.wire import HEADER_BYTES, SEGMENT_BYTES, ClassCounters
 
 
 class LinkCounters(msgspec.Struct, frozen=True):

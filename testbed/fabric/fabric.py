@@ -15,7 +15,8 @@ from testbed.fabric.links import LinkState
 from testbed.fabric.namespaces import require_private
 from testbed.fabric.nodes import NamespaceHost, NetlinkIntf, Plan, VethLink, build_net
 from testbed.fabric.rates import LinkRates
-from testbed.fabric.shaping import CLASS_NAMES, ClassCounters, read_class, reshape, shape
+from testbed.fabric.shaping import CLASS_NAMES, read_class, reshape, shape
+from testbed.fabric.wire import ClassCounters
 
 if TYPE_CHECKING:
     from mininet.net import Mininet

@@ -5,7 +5,6 @@ from functools import lru_cache
 from socket import htons
 from typing import Any
 
-import msgspec
 from pyroute2.netlink.rtnl.tcmsg import cls_u32, plugins, sched_htb, sched_pfifo, tcmsg
 
 from testbed.fabric.netlink import (
@@ -17,13 +16,11 @@ from testbed.fabric.netlink import (
     Request,
     encode,
 )
+from testbed.fabric.wire import FRAME_BYTES, SEGMENT_BYTES, ClassCounters
 
 # pyroute2 lacks bfifo, whose one parameter is that of pfifo.
 plugins["bfifo"] = sched_pfifo
 
-FRAME_BYTES = 1514  # on the wire at MTU 1500
-SEGMENT_BYTES = 1448  # of them TCP payload, with timestamps
-HEADER_BYTES = FRAME_BYTES - SEGMENT_BYTES
 TC_H_ROOT = 0xFFFFFFFF
 ROOT, LINK, MODEL, KV = 0x10000, 0x10001, 0x10010, 0x10020
 CLASS_NAMES = {MODEL: "1:10", KV: "1:20"}
@@ -35,18 +32,6 @@ KV_QUEUE_S = 0.010
 MIN_KV_QUEUE_BYTES = 256 * 1024  # below four full GSO packets a lone flow loses rate
 DSCP_OF_MODEL = ("0xb8", "0xc0")  # EF of collectives, CS6 of control, as TOS bytes
 _IFINDEX_OFFSET = 20
-
-
-class ClassCounters(msgspec.Struct, frozen=True):
-    """One HTB class at one end of a link; bytes as on the wire, headers of each segment included.
-
-    The backlog is what waits in the class's queue now.
-    """
-
-    sent_bytes: int
-    sent_packets: int
-    dropped_packets: int
-    backlog_bytes: int
 
 
 def wire_bps(payload_bps: float) -> float:

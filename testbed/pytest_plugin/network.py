@@ -11,7 +11,7 @@ from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import LinkView, View
 from testbed.errors import InputError, RunFailed
 from testbed.fabric.addresses import NicAddress
-from testbed.fabric.shaping import HEADER_BYTES, ClassCounters
+from testbed.fabric.wire import HEADER_BYTES, ClassCounters
 from testbed.yamlfile import nearest
 
 HANDLES = {"MODEL": "1:10", "KV": "1:20"}

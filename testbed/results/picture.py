@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
+from testbed.worlds.plan import LOOPBACK
 
 BAR_CELLS, FEWEST_CELLS = 24, 6
 LABEL_COLUMNS = 32  # of a node's name, its bars' labels, and the frame
@@ -93,6 +94,17 @@ def numbers_table(policies: dict[str, PolicyResult], speedup: dict[str, float]) 
     return table
 
 
+def untimed_table(policies: dict[str, PolicyResult]) -> Table:
+    """What is true of a run whose times mean nothing."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in policies:
+        table.add_column(name, justify="right")
+    for label, cells in _untimed_lines(list(policies.values())):
+        table.add_row(label, *cells)
+    return table
+
+
 def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
     return [
         ("turns/s, steady", [f"{r.throughput_turns_per_s:.1f}" for r in results]),
@@ -106,16 +118,26 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
         ("TTST mean, s", [f"{r.ttst_s.mean:.3f}" for r in results]),
         ("TPOT mean, ms", [f"{r.tpot_s.mean * 1000:.1f}" for r in results]),
         ("JCT mean / p99, s", [f"{r.jct_s.mean:.1f} / {r.jct_s.p99:.1f}" for r in results]),
-        (
-            "KV read on PE / DE side",
-            [f"{r.path_share['pe']:.0%} / {r.path_share['de']:.0%}" for r in results],
-        ),
+        _sides_line(results),
         ("SNIC load, max / mean", [f"{r.snic_balance.max_over_mean:.2f}" for r in results]),
         *(
             [("hits from DRAM", [f"{r.dram_hit_share:.0%}" for r in results])]
             if any(r.dram_hit_share for r in results)
             else []
         ),
+        *_right_lines(results),
+        *(_machine_lines(results) if any(r.cpu_ms_per_turn for r in results) else []),
+    ]
+
+
+def _sides_line(results: Sequence[PolicyResult]) -> tuple[str, list[str]]:
+    shares = [f"{r.path_share['pe']:.0%} / {r.path_share['de']:.0%}" for r in results]
+    return "KV read on PE / DE side", shares
+
+
+def _right_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
+    """What was done, and whether it is right."""
+    return [
         ("turns done / failed", [f"{r.completed_turns} / {r.failed_turns}" for r in results]),
         *(
             [("turns not begun", [f"{r.turns_not_begun}" for r in results])]
@@ -125,7 +147,20 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
         ("tokens right / checked", [f"{r.tokens_equal} / {r.tokens_checked}" for r in results]),
         ("KV right / sampled", [f"{r.kv_equal} / {r.kv_checked}" for r in results]),
         ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),
-        *(_machine_lines(results) if any(r.cpu_ms_per_turn for r in results) else []),
+    ]
+
+
+def _untimed_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
+    carried = [sum(line.counted_bytes for line in r.ledger) for r in results]
+    planned = [sum(line.expected_bytes for line in r.ledger) for r in results]
+    return [
+        *_right_lines(results),
+        _sides_line(results),
+        (
+            "KV over all ports, MB / by closed form",
+            [f"{c / 1e6:.1f} / {p / 1e6:.1f}" for c, p in zip(carried, planned, strict=True)],
+        ),
+        ("memory of all hosts, GB", [f"{r.memory_bytes / 1e9:.1f}" for r in results]),
     ]
 
 
@@ -164,9 +199,7 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
     )
     return Panel(
         Group(
-            nodes_table(comparison.policies, bar_cells(columns, len(comparison.policies))),
-            Text(),
-            numbers_table(comparison.policies, comparison.speedup),
+            *_figures(comparison, columns),
             Text(),
             verdict_text(comparison.verdict),
             Text(f"results: {comparison.folder}"),
@@ -177,11 +210,29 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
     )
 
 
+def _figures(comparison: Comparison, columns: int) -> list[RenderableType]:
+    if comparison.fabric == LOOPBACK:
+        return [
+            untimed_table(comparison.policies),
+            Text(),
+            Text(
+                "No speed-ups, rates, times or shares of links are shown: on loopback nothing is "
+                "shaped, so they would say how fast this machine is."
+            ),
+        ]
+    return [
+        nodes_table(comparison.policies, bar_cells(columns, len(comparison.policies))),
+        Text(),
+        numbers_table(comparison.policies, comparison.speedup),
+    ]
+
+
 def _pace(comparison: Comparison) -> str:
     if comparison.world == "virtual":
         paces = [result.virtual_s_per_wall_s for result in comparison.policies.values()]
         return f"virtual, {min(paces):.1f} s a real second"
-    return f"1 s takes {comparison.time_scale:g} s here"
+    where = "on loopback" if comparison.fabric == LOOPBACK else "here"
+    return f"1 s takes {comparison.time_scale:g} s {where}"
 
 
 def show(comparison: Comparison, console: Console) -> None:

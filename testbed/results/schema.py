@@ -120,7 +120,9 @@ class Verdict(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """What `compare --json` prints; `speedup` is each policy's throughput over the first's.
 
-    `reused` has the folders of finished runs that stand for policies' own.
+    `reused` has the folders of finished runs that stand for policies' own. `fabric` is what the
+    emulated world's network was made of, and empty in the virtual one; on loopback, where times
+    mean nothing, `speedup` is empty.
     """
 
     experiment: str
@@ -133,6 +135,7 @@ class Comparison(msgspec.Struct, frozen=True):
     speedup: dict[str, float]
     folder: str
     reused: dict[str, str] = {}
+    fabric: str = ""
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,13 +8,14 @@ import msgspec
 from engines.agents import TurnRecord
 from engines.prefill_turn import Forward
 from engines.service import Decided, Restart
+from engines.tally import PeerTally
 
 
 class HostAccount(msgspec.Struct):
     """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time
     since then in which it was runnable and had no CPU (schedstat), both real.
     `retransmitted_bytes` is what its kernel sent once more, at most; `cached_tokens` are those of
-    each request that came from a buffer's DRAM cache."""
+    each request that came from a buffer's DRAM cache; `tallies` what the transport moved."""
 
     host: str
     role: str
@@ -29,6 +30,7 @@ class HostAccount(msgspec.Struct):
     decided: list[Decided] = []
     restarts: list[Restart] = []
     turns: list[TurnRecord] = []
+    tallies: list[PeerTally] = []
     cached_tokens: dict[int, int] = {}
 
 

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -15,38 +17,32 @@ from testbed.clusters.names import claim_free
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
 from testbed.results.metrics import RunData, load
-from testbed.worlds.plan import LabPlan
+from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan
+from testbed.worlds.tied import TiedProcess, tied
 
 ENDED = "ended"
-PACKAGES = ("lmdb", "mininet", "pyroute2", "torch", "uvloop")  # pyproject.toml, extra "emulated"
+# pyproject.toml, extra "emulated"
+PACKAGES = {
+    NAMESPACES: ("lmdb", "mininet", "pyroute2", "torch", "uvloop"),
+    LOOPBACK: ("lmdb", "torch", "uvloop"),
+}
 Progress = Callable[[str, int, int], None]  # phase, turns ended, turns planned
 
 
 def run(plan: LabPlan, progress: Progress) -> RunData:
-    """Play the plan in private namespaces; returns what it left in its folder.
+    """Play the plan on its fabric; returns what it left in its folder.
 
     Raises RunFailed with the lab's reason, EnvironmentUnfit if the namespaces cannot be made.
     """
-    require_packages()
+    require_packages(plan.fabric)
     require_memory(plan)
     folder = Path(plan.world.folder)
     for part in ("accounts", "hosts", "logs", "truth", "store"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "plan.msgpack").write_bytes(msgspec.msgpack.encode(plan))
     log = folder / "lab.log"
-    command = [sys.executable, "-m", "testbed.worlds.lab", str(folder)]
-    # While it lives, `testbed status`, `exec` and `link` reach it under its session's name.
-    _, listener = claim_free(folder.parent.name)
-    with log.open("wb") as words, listener:
-        process = start_private(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            env={**_environment(folder), **handed_on(listener)},
-            pass_fds=(listener.fileno(),),
-        )
-        with process:
-            heard = _follow(process, progress)
+    with log.open("wb") as words, _started(plan.fabric, folder, words) as process:
+        heard = _follow(process, progress)
     if heard != ENDED:
         last = (log.read_text(errors="replace").strip().splitlines() or ["it left no word"])[-1]
         if not heard and "unshare" in last:
@@ -55,9 +51,37 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     return load(folder)
 
 
-def require_packages() -> None:
+@contextmanager
+def _started(fabric: str, folder: Path, words: IO[bytes]) -> Iterator[PrivateProcess | TiedProcess]:
+    """The lab's process, which ends with the with block at the latest."""
+    env = _environment(folder)
+    if fabric == LOOPBACK:
+        with tied(
+            _command("loopback", folder), stdout=subprocess.PIPE, stderr=words, env=env
+        ) as process:
+            yield process
+        return
+    # While it lives, `testbed status`, `exec` and `link` reach it under its session's name.
+    _, listener = claim_free(folder.parent.name)
+    with listener:
+        private = start_private(
+            _command("lab", folder),
+            stdout=subprocess.PIPE,
+            stderr=words,
+            env={**env, **handed_on(listener)},
+            pass_fds=(listener.fileno(),),
+        )
+    with private:
+        yield private
+
+
+def _command(lab: str, folder: Path) -> list[str]:
+    return [sys.executable, "-m", f"testbed.worlds.{lab}", str(folder)]
+
+
+def require_packages(fabric: str = NAMESPACES) -> None:
     """Raise EnvironmentUnfit unless the packages of the emulated world are installed."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in PACKAGES[fabric] if find_spec(name) is None]
     if missing:
         raise EnvironmentUnfit(
             f"the emulated world needs {', '.join(missing)}: pip install '.[emulated]' in the "
@@ -70,6 +94,8 @@ def require_memory(plan: LabPlan) -> None:
     layout = plan.world.layout
     tokens = sum(size for host in plan.hosts for size in host.pools.values())
     need = layout.rows(tokens) * layout.row_bytes
+    if not Path("/proc/meminfo").exists():
+        return  # no Linux, and nobody to ask
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
     if need > free:
@@ -90,7 +116,7 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _follow(process: PrivateProcess, progress: Progress) -> str:
+def _follow(process: PrivateProcess | TiedProcess, progress: Progress) -> str:
     """Pass on what the lab says; returns its last phase, "" if it never said one."""
     assert process.popen.stdout is not None
     heard = ""
@@ -99,6 +125,8 @@ def _follow(process: PrivateProcess, progress: Progress) -> str:
         heard = said.get("phase", heard)
         if heard == "failed":
             raise RunFailed(said["reason"])
+        if heard == "unfit":
+            raise EnvironmentUnfit(said["reason"])
         if heard == ENDED:
             break
         progress(said.get("phase", "running"), said.get("progress", 0), said.get("total", 0))

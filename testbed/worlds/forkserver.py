@@ -21,6 +21,8 @@ from testbed.fabric.namespaces import join
 from testbed.fabric.private import die_with_parent
 
 MAX_ORDER_BYTES = 1 << 16
+# Other systems than Linux keep the boundaries of messages in datagrams only.
+KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 
 
 class StartOrder(msgspec.Struct, frozen=True):
@@ -42,11 +44,11 @@ class ForkServer:
     """The lab's side: start hosts, hear of their ends."""
 
     def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, KIND)
+        parent, pid = os.getpid(), os.fork()
         if pid == 0:
             self.socket.close()
-            _serve(theirs)
+            _serve(theirs, parent)
         theirs.close()
         self.pid = pid
 
@@ -66,9 +68,9 @@ class ForkServer:
         return msgspec.msgpack.decode(message, type=Exited)
 
 
-def _serve(lab: socket.socket) -> None:
+def _serve(lab: socket.socket, parent: int) -> None:
     """The server's life: load what hosts need, then fork on order and reap."""
-    die_with_parent()
+    _end_with(parent)
     from testbed.worlds.hosts import main  # loads torch, once for all hosts
 
     gc.collect()
@@ -88,12 +90,12 @@ def _serve(lab: socket.socket) -> None:
             if not message:
                 os._exit(0)
             order = msgspec.msgpack.decode(message, type=StartOrder)
-            pid = os.fork()
+            server, pid = os.getpid(), os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 lab.close()
-                _become_host(order, fds, main)
+                _become_host(order, fds, main, server)
             children[pid] = order.host
             for fd in fds:
                 os.close(fd)
@@ -108,15 +110,26 @@ def _reap(lab: socket.socket, children: dict[int, str]) -> None:
         lab.send(msgspec.msgpack.encode(Exited(children.pop(pid), code)))
 
 
+def _end_with(parent: int) -> None:
+    """End when the process that forked us does, were it before the kernel was asked to see to it.
+
+    Without a PID namespace nothing else would.
+    """
+    if sys.platform == "linux":
+        die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _become_host(
-    order: StartOrder, fds: list[int], main: Callable[[Path, socket.socket], None]
+    order: StartOrder, fds: list[int], main: Callable[[Path, socket.socket], None], server: int
 ) -> None:
     code = 1
     try:
         log = os.open(order.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        die_with_parent()
+        _end_with(server)
         for netns_fd in fds[1:]:
             join(netns_fd)
         main(Path(order.start_file), socket.socket(fileno=fds[0]))

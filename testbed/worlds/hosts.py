@@ -29,7 +29,7 @@ from engines.real.tokens import Author, PrefixKeys
 from engines.seams.clock import Clock
 from testbed.fabric.counters import retransmitted_bytes
 from testbed.worlds.account import HostAccount, write
-from testbed.worlds.plan import WAITED, HostPlan, HostStart, TruthStart, WorldPlan
+from testbed.worlds.plan import WAITED, HostStart, TruthStart
 from testbed.worlds.roles import Sides, Waits, play_role
 from testbed.worlds.truth import check
 
@@ -48,7 +48,7 @@ def main(start_file: Path, control: socket.socket) -> None:
     gc.set_threshold(100_000, 20, 100)
     if not isinstance(start.host.role, PrefillConfig):
         os.nice(BESIDE_NICE)
-    host = _Host(start.host, start.world, control)
+    host = _Host(start, control)
     control.sendall(READY)
     go = control.recv(GO_BYTES, socket.MSG_WAITALL)
     if len(go) < GO_BYTES:
@@ -62,9 +62,10 @@ def main(start_file: Path, control: socket.socket) -> None:
 class _Host:
     """What one process holds before the run's clock starts."""
 
-    def __init__(self, plan: HostPlan, world: WorldPlan, control: socket.socket) -> None:
-        self._plan = plan
-        self._world = world
+    def __init__(self, start: HostStart, control: socket.socket) -> None:
+        self._plan = plan = start.host
+        self._world = world = start.world
+        self._own_network = start.own_network
         self._control = control
         self._pools = {
             name: KvPool(name, world.layout, tokens) for name, tokens in plan.pools.items()
@@ -129,11 +130,13 @@ class _Host:
             transport.quiesce()
             if isinstance(sides.compute, TorchCompute):
                 account.compute = msgspec.to_builtins(sides.compute.stats)
-            account.transport = dict(transport.account())
+            account.transport, account.tallies = dict(transport.account()), transport.tallies()
         cpu_end_s, delay_end_s = _spent_s()
         account.run_cpu_s, account.run_delay_s = cpu_end_s - cpu_s, delay_end_s - delay_s
         account.memory_bytes = _memory_bytes()
-        account.retransmitted_bytes = retransmitted_bytes(Path("/proc/self/net/snmp").read_text())
+        if self._own_network:  # else the kernel's count is everybody's
+            snmp = Path("/proc/self/net/snmp").read_text()
+            account.retransmitted_bytes = retransmitted_bytes(snmp)
         write(Path(world.folder) / "accounts", account)
 
     def _sides(self, clock: Clock, transport: TcpTransport) -> Sides:
@@ -182,7 +185,7 @@ def _memory_bytes() -> int:
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:
-        return (
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        )  # counts shared pages whole
+        # It counts shared pages whole. Other systems than Linux count bytes.
+        unit = 1024 if sys.platform == "linux" else 1
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024

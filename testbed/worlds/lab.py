@@ -11,6 +11,7 @@ import selectors
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ import msgspec
 from testbed.clusters.control import Control, inherited_listener
 from testbed.clusters.names import name_of
 from testbed.clusters.protocol import About
-from testbed.errors import RunFailed
+from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import hold_lifeline
-from testbed.fabric.shaping import HEADER_BYTES
+from testbed.fabric.wire import HEADER_BYTES
 from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
+from testbed.worlds.network import Network
 from testbed.worlds.plan import (
     AGENTS,
     SCHEDULER,
@@ -30,6 +32,7 @@ from testbed.worlds.plan import (
     HostStart,
     LabPlan,
     TruthStart,
+    WirePlan,
 )
 from testbed.worlds.samples import (
     PortBytes,
@@ -41,7 +44,7 @@ from testbed.worlds.samples import (
 from testbed.worlds.wires import build_fabric
 
 if TYPE_CHECKING:
-    from testbed.fabric.fabric import Fabric
+    pass
 
 START_AHEAD_S = 0.2
 ROOT_CAUSE_S = 0.5  # how long to listen for the host that died first
@@ -58,11 +61,17 @@ def say(**what: object) -> None:
 class Lab:
     """One run, from the plan in its folder to samples and accounts beside it."""
 
-    def __init__(self, folder: Path, server: ForkServer, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        server: ForkServer,
+        build: Callable[[WirePlan], Network] = build_fabric,
+    ) -> None:
         self._folder = folder
+        self._build = build
         self._plan = msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan)
         self._server = server
-        self._listener = listener
+        self.control: Control | None = None  # of a lab that answers callers
         self._controls: dict[str, socket.socket] = {}
         self._running: set[str] = set()
         self._samples: list[Sample] = []
@@ -70,16 +79,14 @@ class Lab:
     def run(self) -> None:
         """Everything, in order; raises RunFailed if a host ends badly."""
         began_s = time.monotonic()
-        fabric = build_fabric(self._plan.wires)
+        fabric = self._build(self._plan.wires)
         network_up_s = time.monotonic() - began_s
         say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
-        name, wires = name_of(self._listener), self._plan.wires
-        about = About(name, "run", str(self._folder), "rootless", began_s, wires)
-        self._control = Control(self._listener, about, fabric)
         self._start_hosts(fabric)
         self._await_ready()
         start_s = self._go()
-        self._control.phase = "running"
+        if self.control is not None:
+            self.control.phase = "running"
         say(phase="running", start_monotonic_s=start_s)
         self._watch(fabric, start_s)
         for control in self._controls.values():
@@ -108,16 +115,17 @@ class Lab:
         for control in controls:
             control.close()
 
-    def _start_hosts(self, fabric: "Fabric") -> None:
+    def _start_hosts(self, fabric: Network) -> None:
         directory = {name: net.addresses for name, net in fabric.hosts.items()}
         for host in self._plan.hosts:
             start_file = self._folder / "hosts" / f"{host.name}.msgpack"
-            start = HostStart(host, self._plan.world, directory)
+            netns_fd = fabric.hosts[host.name].netns_fd
+            start = HostStart(host, self._plan.world, directory, netns_fd is not None)
             start_file.write_bytes(msgspec.msgpack.encode(start))
             order = StartOrder(
                 host.name, str(start_file), str(self._folder / "logs" / f"{host.name}.log")
             )
-            control = self._server.start(order, fabric.hosts[host.name].netns_fd)
+            control = self._server.start(order, netns_fd)
             self._controls[host.name] = control
             self._running.add(host.name)
 
@@ -127,22 +135,32 @@ class Lab:
         with selectors.DefaultSelector() as selector:
             for host, control in self._controls.items():
                 selector.register(control, selectors.EVENT_READ, host)
-            selector.register(self._control, selectors.EVENT_READ, ASKED)
-            while len(selector.get_map()) > 1:
+            waiting = set(self._controls)
+            self._listen(selector)
+            while waiting:
                 events = selector.select(max(0.0, deadline_s - time.monotonic()))
                 if not events:
-                    late = sorted({key.data for key in selector.get_map().values()} - {ASKED})
+                    late = sorted(waiting)
                     raise RunFailed(
                         f"{', '.join(late)} not ready after {self._plan.start_deadline_s:g} s; "
                         f"see {self._folder / 'logs'}"
                     )
                 for key, _ in events:
                     if key.data == ASKED:
-                        self._control.serve()
+                        self._answer()
                         continue
                     if not self._controls[key.data].recv(1):
                         raise self._failure(key.data, "before the start")
                     selector.unregister(key.fileobj)
+                    waiting.discard(key.data)
+
+    def _listen(self, selector: selectors.BaseSelector) -> None:
+        if self.control is not None:
+            selector.register(self.control, selectors.EVENT_READ, ASKED)
+
+    def _answer(self) -> None:
+        assert self.control is not None
+        self.control.serve()
 
     def _go(self) -> float:
         start_s = time.monotonic() + START_AHEAD_S
@@ -151,13 +169,13 @@ class Lab:
             control.sendall(stamp)
         return start_s
 
-    def _watch(self, fabric: "Fabric", start_s: float) -> None:
+    def _watch(self, fabric: Network, start_s: float) -> None:
         """Sample on a fixed grid and pass progress on until every host has left."""
         period_s, grid = self._plan.sample_period_s, 0
         with selectors.DefaultSelector() as selector:
             selector.register(self._server.socket, selectors.EVENT_READ, EXITS)
             selector.register(self._controls[AGENTS], selectors.EVENT_READ, AGENTS)
-            selector.register(self._control, selectors.EVENT_READ, ASKED)
+            self._listen(selector)
             while self._running:
                 due_s = start_s + grid * period_s
                 events = selector.select(max(0.0, due_s - time.monotonic()))
@@ -165,7 +183,7 @@ class Lab:
                     if key.data == AGENTS:
                         self._pass_on(selector)
                     elif key.data == ASKED:
-                        self._control.serve()
+                        self._answer()
                     else:
                         self._hear_exit()
                 if time.monotonic() >= due_s:
@@ -224,7 +242,7 @@ class Lab:
         return RunFailed(f"host {host} ended {how}: {last} (whole story: {log})")
 
 
-def _look(fabric: "Fabric", due_s: float) -> Sample:
+def _look(fabric: Network, due_s: float) -> Sample:
     at_s = time.monotonic()
     ports = tuple(
         PortBytes(host, nic, link.received_payload_bytes, link.sent_payload_bytes)
@@ -233,7 +251,7 @@ def _look(fabric: "Fabric", due_s: float) -> Sample:
     return Sample(at_s, ports, machine_busy_s(), own_cpu_s(), max(0.0, at_s - due_s))
 
 
-def _class_payload(fabric: "Fabric") -> dict[str, dict[str, int]]:
+def _class_payload(fabric: Network) -> dict[str, dict[str, int]]:
     """Payload by class at the owner's egress (`host:nic>`) and at the switch port (`host:nic<`)."""
     found = {}
     for (host, nic), classes in fabric.class_counters().items():
@@ -244,21 +262,39 @@ def _class_payload(fabric: "Fabric") -> dict[str, dict[str, int]]:
     return found
 
 
+def play(lab: Lab) -> int:
+    """Run it to its end; returns the exit code, and tells the supervisor what went wrong."""
+    try:
+        lab.run()
+    except RunFailed as error:
+        say(phase="failed", reason=str(error))
+    except EnvironmentUnfit as error:
+        say(phase="unfit", reason=str(error))
+    except SystemExit as ended:
+        if ended.code == 0:
+            say(phase="failed", reason="it was taken down by `testbed down`")
+        raise
+    else:
+        return 0
+    return 1
+
+
 def main() -> int:
     """PID 1: the forkserver first, so that torch loads while the network comes up."""
     listener = inherited_listener()
     server = ForkServer()
     hold_lifeline()
-    try:
-        Lab(Path(sys.argv[1]), server, listener).run()
-    except RunFailed as error:
-        say(phase="failed", reason=str(error))
-        return 1
-    except SystemExit as ended:
-        if ended.code == 0:
-            say(phase="failed", reason="it was taken down by `testbed down`")
-        raise
-    return 0
+    folder = Path(sys.argv[1])
+
+    def build(wires: WirePlan) -> Network:
+        began_s = time.monotonic()
+        fabric = build_fabric(wires)
+        about = About(name_of(listener), "run", str(folder), "rootless", began_s, wires)
+        lab.control = Control(listener, about, fabric)
+        return fabric
+
+    lab = Lab(folder, server, build)
+    return play(lab)
 
 
 if __name__ == "__main__":

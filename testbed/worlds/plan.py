@@ -13,6 +13,8 @@ from engines.config import (
 from engines.layout import DecoderShape, KvLayout
 from scheduler.policy import Traits
 
+NAMESPACES, LOOPBACK = "namespaces", "loopback"  # what the emulated world's network is made of
+NO_SAMPLES_S = 86_400.0  # a period beyond every run
 SCHEDULER, AGENTS = "sched", "agents"  # hosts that every cluster has one of
 WAITED = "waited: "  # begins the line of a host's log with what it lacked when it failed
 
@@ -81,13 +83,22 @@ class WirePlan(msgspec.Struct, frozen=True):
 
 
 class LabPlan(msgspec.Struct, frozen=True):
-    """Everything the lab needs; written to the run's folder as `plan.msgpack`."""
+    """Everything the lab needs; written to the run's folder as `plan.msgpack`.
+
+    `fabric` says what the network is made of: namespaces with shaped links, or loopback.
+    """
 
     world: WorldPlan
     wires: WirePlan
     hosts: tuple[HostPlan, ...]
     sample_period_s: float
     start_deadline_s: float
+    fabric: str = NAMESPACES
+
+
+def on_loopback(plan: LabPlan) -> LabPlan:
+    """The same for links without shape: nothing is counted there before the end."""
+    return msgspec.structs.replace(plan, fabric=LOOPBACK, sample_period_s=NO_SAMPLES_S)
 
 
 class HostStart(msgspec.Struct, frozen=True, tag="host"):
@@ -96,6 +107,7 @@ class HostStart(msgspec.Struct, frozen=True, tag="host"):
     host: HostPlan
     world: WorldPlan
     directory: dict[str, dict[str, str]]
+    own_network: bool = True  # whose counters are the host's alone
 
 
 class TruthStart(msgspec.Struct, frozen=True, tag="truth"):

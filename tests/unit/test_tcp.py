@@ -219,9 +219,9 @@ def test_control_takes_management_and_data_the_network_that_both_have() -> None:
         "gpu": {"mgmt": "m3", "compute": "c3"},
     }
     buffer = TcpConfig("buffer", RUN, EPOCH, directory)
-    assert route(buffer, "store", TrafficClass.KV) == ("s2", "s1")
-    assert route(buffer, "gpu", TrafficClass.KV) == ("c2", "c3")
-    assert route(buffer, "gpu", TrafficClass.CTRL) == ("m2", "m3")
+    assert route(buffer, "store", TrafficClass.KV) == ("s2", ("s1", 9411))
+    assert route(buffer, "gpu", TrafficClass.KV) == ("c2", ("c3", 9411))
+    assert route(buffer, "gpu", TrafficClass.CTRL) == ("m2", ("m3", 9412))
     with pytest.raises(TransferError, match="share no network"):
         route(msgspec.structs.replace(buffer, host="gpu"), "store", TrafficClass.MODEL)
 
