@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from scheduler.errors import DualPathError
+from testbed.owner import hand_over
 from testbed.yamlfile import nearest
 
 VERBS = {
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DualPathError as error:
         click.echo(f"testbed: {error}", err=True)
         return int(getattr(error, "exit_code", 1))
+    finally:
+        hand_over()
     return result if isinstance(result, int) else 0
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from testbed import owner
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
+from testbed.fabric.privilege import mode
 from testbed.results.metrics import RunData, load
 from testbed.worlds.plan import LabPlan
 
@@ -33,14 +35,18 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     (folder / "plan.msgpack").write_bytes(msgspec.msgpack.encode(plan))
     log = folder / "lab.log"
     command = [sys.executable, "-m", "testbed.worlds.lab", str(folder)]
+    owner.created(Path(plan.world.cache))
     with log.open("wb") as words:
+        words.write(f"private namespaces: {mode()}\n".encode())
+        words.flush()
         process = start_private(
             command, stdout=subprocess.PIPE, stderr=words, env=_environment(folder)
         )
         with process:
             heard = _follow(process, progress)
     if heard != ENDED:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["it left no word"])[-1]
+        said = log.read_text(errors="replace").strip().splitlines()[1:]
+        last = (said or ["it left no word"])[-1]
         if not heard and "unshare" in last:
             raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
         raise RunFailed(f"the lab ended early: {last} (whole story: {log})")
