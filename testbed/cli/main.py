@@ -27,6 +27,7 @@ VERBS = {
     "scheduler": "Our own scheduler as a process that speaks the protocol.",
     "new": "Write the first lines of a policy of your own.",
     "lab": "For students: start a lab, check it, and hand in a report.",
+    "mn": "Stock Mininet in private namespaces, unmodified.",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130
