@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from testbed import owner
 from testbed.bound import bound, reads_of
 from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError, RunFailed
@@ -54,7 +55,7 @@ WORLDS: dict[str, World] = {EMULATED: _emulated, VIRTUAL: virtual.run}
 
 def cache_folder() -> Path:
     """Where KV that was computed once is kept between runs (XDG base directories)."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or str(owner.home() / ".cache")
     return Path(base) / "dualpath-testbed"
 
 
@@ -72,6 +73,8 @@ def new_folder(root: Path, name: str) -> Path:
 
 
 def _make_folder(root: Path, name: str) -> Path:
+    if not root.exists():
+        owner.created(root)
     root.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -81,6 +84,7 @@ def _make_folder(root: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
         else:
+            owner.created(folder)
             return folder
 
 

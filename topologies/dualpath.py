@@ -1,16 +1,20 @@
 """The DualPath cluster as a Mininet topology, for any xPyD; its shape is that of `shape.py`.
 
-Also for stock Mininet: `mn --custom topologies/dualpath.py --topo dualpath,1,2`.
+Also for stock Mininet: `testbed mn -- --custom topologies/dualpath.py --topo dualpath,1,2`.
 """
 
 import sys
+from collections import Counter
 from itertools import count
 from pathlib import Path
 
 from mininet.topo import Topo
 
-if __package__ in (None, ""):  # stock Mininet reads this file alone
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if __package__ in (
+    None,
+    "",
+):  # mn executes this file's text alone, and tells it not even where that lies
+    sys.path.insert(0, str(Path(sys._getframe().f_code.co_filename).resolve().parents[1]))
 
 from topologies.shape import (
     COMPUTE_SWITCH,
@@ -20,6 +24,7 @@ from topologies.shape import (
     ClusterShape,
     check_count,
 )
+from topologies.stock import give_addresses, stock_cli, stock_switches
 
 
 class DualPathTopo(Topo):  # type: ignore[misc]
@@ -49,11 +54,22 @@ class DualPathTopo(Topo):  # type: ignore[misc]
             self._switch(switch)
         for node in shape.nodes:
             self._switch(shape.node_switch(node))
+        data_ports: Counter[str] = Counter()
         for host, nic, switch, network in shape.nics():
             if host not in self.g.node:
                 self.addHost(host)
-            port = f"{host}-{nic}"
-            self.addLink(host, switch, intfName1=nic, intfName2=port, nic=nic, network=network)
+            # Port 0 is the one that a host's name stands for: all hosts meet on that network.
+            if nic != "mgmt":
+                data_ports[host] += 1
+            self.addLink(
+                host,
+                switch,
+                port1=0 if nic == "mgmt" else data_ports[host],
+                intfName1=nic,
+                intfName2=f"{host}-{nic}",
+                nic=nic,
+                network=network,
+            )
         for node in shape.nodes:
             self.addLink(
                 shape.node_switch(node),
@@ -63,6 +79,7 @@ class DualPathTopo(Topo):  # type: ignore[misc]
                 nic="uplink",
                 network="compute",
             )
+        give_addresses(self)
 
     def _switch(self, name: str) -> str:
         # Explicit, because Mininet would derive the same dpid from pe0-sw and de0-sw.
@@ -71,3 +88,6 @@ class DualPathTopo(Topo):  # type: ignore[misc]
 
 
 topos = {"dualpath": DualPathTopo}
+if __package__ in (None, ""):
+    switches = stock_switches()
+    CLI = stock_cli()

@@ -10,7 +10,8 @@ import msgspec
 
 from testbed.capture.summary import Summary
 from testbed.fabric.counters import LinkClasses
-from testbed.fabric.shaping import CLASS_NAMES, DSCP_OF_MODEL, KV, MODEL, ClassCounters
+from testbed.fabric.shaping import CLASS_NAMES, DSCP_OF_MODEL, KV, MODEL
+from testbed.fabric.wire import ClassCounters
 
 _MODEL_DSCP = {int(tos, 16) >> 2 for tos in DSCP_OF_MODEL}
 WAYS = {True: "sent", False: "received"}
@@ -58,7 +59,7 @@ def with_shaper(summary: Summary, counted: LinkClasses) -> list[Line]:
     """
     lines = []
     for outgoing, way in WAYS.items():
-        classes: dict[str, ClassCounters] = getattr(counted, way)
+        classes: dict[str] = getattr(counted, way)
         for name, counters in sorted(classes.items()):
             marks = [
                 total
@@ -117,9 +118,7 @@ def differing(lines: list[Line]) -> list[Line]:
     return [line for line in lines if line.difference]
 
 
-def _minus(
-    before: Mapping[str, ClassCounters], after: Mapping[str, ClassCounters]
-) -> dict[str, ClassCounters]:
+def _minus(before: Mapping[str], after: Mapping[str]) -> dict[str]:
     zero = ClassCounters(0, 0, 0, 0)
     return {
         name: ClassCounters(

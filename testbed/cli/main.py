@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from scheduler.errors import DualPathError
+from testbed.owner import hand_over
 from testbed.yamlfile import nearest
 
 VERBS = {
@@ -36,6 +37,7 @@ VERBS = {
     "qos": "Traffic classes of a live cluster: show, on, off, marks by port.",
     "graph": "Draw a cluster or an experiment: SVG, Mermaid or dot.",
     "logs": "What a cluster and its hosts wrote.",
+    "mn": "Stock Mininet in private namespaces, unmodified.",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130
@@ -101,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DualPathError as error:
         click.echo(f"testbed: {error}", err=True)
         return int(getattr(error, "exit_code", 1))
+    finally:
+        hand_over()
     return result if isinstance(result, int) else 0
 
 

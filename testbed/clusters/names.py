@@ -68,9 +68,22 @@ def name_of(listener: socket.socket) -> str:
 
 def live() -> list[str]:
     """This user's clusters, by name."""
-    start = f"@{PREFIX}/{os.getuid()}/"
-    paths = (line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines())
-    return sorted({path.removeprefix(start) for path in paths if path.startswith(start)})
+    return sorted(_by_user().get(os.getuid(), ()))
+
+
+def _by_user() -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        prefix, *rest = line.split()[-1].split("/")
+        if prefix == f"@{PREFIX}" and len(rest) == 2 and rest[0].isdigit():
+            found.setdefault(int(rest[0]), set()).add(rest[1])
+    return found
+
+
+def _of_others() -> str:
+    """Where a cluster that is missed may be: a user's are not root's, and the other way round."""
+    users = ", ".join(f"user {uid}" for uid in sorted(_by_user()) if uid != os.getuid())
+    return f"{users} has some: they brought theirs up with or without sudo" if users else ""
 
 
 def find(name: str | None) -> str:
@@ -79,10 +92,11 @@ def find(name: str | None) -> str:
     if name is not None:
         if name not in known:
             hint = nearest(name, known, "cluster") if known else "none is up; see testbed up --help"
-            raise InputError(f"no cluster {name!r} is up; {hint}")
+            raise InputError(f"no cluster {name!r} is up; {_of_others() or hint}")
         return name
     if not known:
-        raise InputError("no cluster is up; bring one up with testbed up EXPERIMENT")
+        hint = _of_others() or "bring one up with testbed up EXPERIMENT"
+        raise InputError(f"no cluster is up; {hint}")
     if len(known) > 1:
         raise InputError(f"several clusters are up: {', '.join(known)}; say which with --cluster")
     return known[0]

@@ -18,6 +18,7 @@ from testbed.clusters.keeper import LOG, PLAN, Step
 from testbed.clusters.protocol import About
 from testbed.errors import EnvironmentUnfit, InputError, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
+from testbed.fabric.privilege import mode
 from testbed.session import new_folder
 from testbed.spec import Experiment
 from testbed.worlds.emulated import require_packages
@@ -59,7 +60,7 @@ def bring_up(
     with names.claim(name) as listener:
         folder = new_folder(root, name)
         wires = wire_plan(experiment)
-        about = About(name, "up", str(folder.resolve()), "rootless", time.monotonic(), wires)
+        about = About(name, "up", str(folder.resolve()), mode(), time.monotonic(), wires)
         (folder / "experiment.yaml").write_text(experiment.resolved())
         (folder / PLAN).write_bytes(msgspec.msgpack.encode(about))
         process = _start(folder, listener)

@@ -4,13 +4,19 @@ import ctypes
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from testbed.errors import EnvironmentUnfit
+from testbed.fabric.privilege import lock_machine
 
 CLONE_NEWNET = 0x40000000
 OUTER_NETNS_ENV = "DUALPATH_OUTER_NETNS"
+# The kernel shows these settings in the machine's first network namespace and in no other.
+FIRST_NETNS_ONLY = (
+    Path("/proc/sys/net/core/dev_weight"),
+    Path("/proc/sys/net/core/netdev_max_backlog"),
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,12 +39,51 @@ def current_inode() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
+def own_inodes() -> set[int]:
+    """Those of the caller's network, mount and PID namespaces."""
+    return {os.stat(f"/proc/thread-self/ns/{kind}").st_ino for kind in ("net", "mnt", "pid")}
+
+
+def outside() -> str:
+    """What a program in private namespaces must never be in, for its environment.
+
+    The caller's own namespaces, and the network of the machine's PID 1 if that may be known.
+    """
+    inodes = own_inodes()
+    with suppress(OSError):  # an ordinary user may not look at PID 1
+        inodes.add(os.stat("/proc/1/ns/net").st_ino)
+    return ",".join(map(str, sorted(inodes)))
+
+
+def _told_outside() -> set[int]:
+    told = os.environ.get(OUTER_NETNS_ENV, "")
+    return {int(inode) for inode in told.split(",") if inode.isdigit()}
+
+
+def require_not_the_machine() -> None:
+    """Raise EnvironmentUnfit in the machine's network namespace, or in that of who started us.
+
+    Whatever the environment says: the kernel itself tells the machine's first namespace.
+    """
+    if any(path.exists() for path in FIRST_NETNS_ONLY) or current_inode() in _told_outside():
+        raise EnvironmentUnfit(
+            f"process {os.getpid()} is in the machine's own network namespace, which is never "
+            "touched; start it through testbed.fabric.private.start_private"
+        )
+
+
 def join(netns_fd: int) -> None:
     """Move the calling thread into a namespace for good: for a freshly forked host process.
 
-    Raises EnvironmentUnfit if the fd is the namespace that the thread is in already: the caller
-    then holds the wrong fd, and would go on to act on a network that is not the host's.
+    Raises EnvironmentUnfit if the fd is the namespace that the thread is in already, or one
+    outside the lab: the caller then holds the wrong fd, and would act on a network that is not
+    the host's.
     """
+    if os.fstat(netns_fd).st_ino in _told_outside():
+        raise EnvironmentUnfit(
+            f"network namespace fd {netns_fd} is outside the lab; "
+            "join a host's namespace, taken from Fabric.hosts"
+        )
     if os.fstat(netns_fd).st_ino == current_inode():
         raise EnvironmentUnfit(
             f"network namespace fd {netns_fd} is the one this process started in; "
@@ -97,18 +142,26 @@ def create() -> int:
 def require_private() -> None:
     """Refuse to go on unless we are PID 1 of private namespaces with an empty network.
 
-    Raises EnvironmentUnfit; nothing was touched. Turns IPv6 off in the lab's own namespace.
+    Raises EnvironmentUnfit; nothing was touched. Then locks the machine's settings (see
+    privilege.py) and turns IPv6 off in the lab's own namespace.
     """
     names = sorted(name for _, name in socket.if_nameindex())
-    outer = os.environ.get(OUTER_NETNS_ENV)
-    if os.getpid() != 1 or os.geteuid() != 0 or outer is None or int(outer) == current_inode():
+    told = _told_outside()
+    if os.getpid() != 1 or os.geteuid() != 0 or not told or own_inodes() & told:
         raise EnvironmentUnfit(
             f"process {os.getpid()} is not PID 1 of private namespaces; "
             "start it through testbed.fabric.private.start_private"
         )
+    require_not_the_machine()
     if names != ["lo"]:
         raise EnvironmentUnfit(
             f"the network namespace holds {', '.join(names)} where only lo should be; "
             "build one fabric per private namespace"
         )
+    if " shared:" in Path("/proc/self/mountinfo").read_text():
+        raise EnvironmentUnfit(
+            "a mount made here would show outside; "
+            "start this program through testbed.fabric.private.start_private"
+        )
+    lock_machine()
     _disable_ipv6()

@@ -18,7 +18,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from testbed.errors import EnvironmentUnfit
-from testbed.fabric.namespaces import joined
+from testbed.fabric.namespaces import joined, require_not_the_machine
 
 RTM_NEWLINK, RTM_SETLINK, RTM_NEWADDR, RTM_NEWNEIGH = 16, 19, 20, 28
 RTM_NEWQDISC, RTM_NEWTCLASS, RTM_GETTCLASS, RTM_NEWTFILTER = 36, 40, 42, 44
@@ -171,10 +171,14 @@ def settle_link(name: str) -> bool:
 
 
 class Rtnetlink:
-    """A request socket inside one namespace; it stays there whoever uses it."""
+    """A request socket inside one namespace; it stays there whoever uses it.
+
+    Raises EnvironmentUnfit in the machine's own namespace.
+    """
 
     def __init__(self, netns_fd: int | None = None) -> None:
         if netns_fd is None:
+            require_not_the_machine()
             self._socket = self._open()
         else:
             with joined(netns_fd):

@@ -16,25 +16,27 @@ from types import FrameType
 from typing import IO, Any
 
 from testbed.errors import EnvironmentUnfit
-from testbed.fabric.namespaces import OUTER_NETNS_ENV, current_inode
+from testbed.fabric.namespaces import OUTER_NETNS_ENV, outside
+from testbed.fabric.privilege import mode, unshare_options
 
 LIFELINE_ENV = "DUALPATH_LIFELINE_FD"
 TERMINATE, DETACH = b"T", b"D"
 PR_SET_PDEATHSIG = 1
-_UNSHARE = "--user --map-root-user --net --mount --pid --fork --mount-proc --kill-child"
+UMASK = 0o022  # at the least: nobody else writes into what root leaves
 
 
 def private_command(argv: list[str]) -> list[str]:
-    """The command that runs argv as PID 1, uid 0, of new user, net, mount and PID namespaces.
+    """The command that runs argv as PID 1, uid 0, of new net, mount and PID namespaces.
 
-    Raises EnvironmentUnfit without util-linux.
+    And of a user namespace, unless `privilege.mode` says "sudo". Raises EnvironmentUnfit without
+    util-linux.
     """
     unshare = shutil.which("unshare")
     if unshare is None:
         raise EnvironmentUnfit("the command unshare is missing; install the package util-linux")
-    # The program compares this inode with its own before it touches any link.
-    outer = f"{OUTER_NETNS_ENV}={current_inode()}"
-    return [unshare, *_UNSHARE.split(), "--", "/usr/bin/env", outer, *argv]
+    # The program compares these inodes with its own before it touches any link.
+    outer = f"{OUTER_NETNS_ENV}={outside()}"
+    return [unshare, *unshare_options(mode()), "--", "/usr/bin/env", outer, *argv]
 
 
 class PrivateProcess:
@@ -88,19 +90,25 @@ def start_private(
     stderr: int | IO[Any] | None = None,
     env: dict[str, str] | None = None,
     pass_fds: tuple[int, ...] = (),
+    foreground: bool = False,
 ) -> PrivateProcess:
-    """Start argv through `private_command`, with a lifeline; argv calls `hold_lifeline` first."""
+    """Start argv through `private_command`, with a lifeline; argv calls `hold_lifeline` first.
+
+    In the foreground it keeps the terminal, to read from and to be interrupted by; the
+    supervisor then leaves Ctrl-C to it. No other open file of the supervisor's goes with it.
+    """
     read_fd, write_fd = os.pipe()  # close-on-exec: only the supervisor keeps the write end
     try:
         popen = subprocess.Popen(
             private_command(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=None if foreground else subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             env={**(os.environ if env is None else env), LIFELINE_ENV: str(read_fd)},
             pass_fds=(read_fd, *pass_fds),
             # Ctrl-C is the supervisor's, which then ends this in good order.
-            start_new_session=True,
+            start_new_session=not foreground,
+            umask=_umask(),
         )
     except BaseException:
         os.close(write_fd)
@@ -108,6 +116,12 @@ def start_private(
     finally:
         os.close(read_fd)
     return PrivateProcess(popen, write_fd)
+
+
+def _umask() -> int:
+    current = os.umask(UMASK)
+    os.umask(current)
+    return current | UMASK
 
 
 def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from testbed import owner
 from testbed.errors import InputError
 from testbed.jsontext import decode
 from testbed.session import MARK
@@ -35,6 +36,7 @@ def opened(folder: Path) -> Iterator["Table"]:
     """
     if folder.exists() and not (folder / MARK).is_file():
         raise InputError(f"{folder} is there and is no sweep's; give another --name")
+    owner.created(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mark = (folder / MARK).open("a")

@@ -12,10 +12,12 @@ from typing import IO
 
 import msgspec
 
+from testbed import owner
 from testbed.clusters.control import handed_on
 from testbed.clusters.names import claim_free
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
+from testbed.fabric.privilege import mode
 from testbed.results.metrics import RunData, load
 from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan
 from testbed.worlds.tied import TiedProcess, tied
@@ -41,10 +43,15 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "plan.msgpack").write_bytes(msgspec.msgpack.encode(plan))
     log = folder / "lab.log"
-    with log.open("wb") as words, _started(plan.fabric, folder, words) as process:
-        heard = _follow(process, progress)
+    owner.created(Path(plan.world.cache))
+    with log.open("wb") as words:
+        words.write(f"private namespaces: {mode()}\n".encode())
+        words.flush()
+        with _started(plan.fabric, folder, words) as process:
+            heard = _follow(process, progress)
     if heard != ENDED:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["it left no word"])[-1]
+        said = log.read_text(errors="replace").strip().splitlines()[1:]
+        last = (said or ["it left no word"])[-1]
         if not heard and "unshare" in last:
             raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
         raise RunFailed(f"the lab ended early: {last} (whole story: {log})")

@@ -22,6 +22,7 @@ from testbed.clusters.names import name_of
 from testbed.clusters.protocol import About
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import hold_lifeline
+from testbed.fabric.privilege import mode_inside
 from testbed.fabric.wire import HEADER_BYTES
 from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
 from testbed.worlds.network import Network
@@ -289,7 +290,7 @@ def main() -> int:
     def build(wires: WirePlan) -> Network:
         began_s = time.monotonic()
         fabric = build_fabric(wires)
-        about = About(name_of(listener), "run", str(folder), "rootless", began_s, wires)
+        about = About(name_of(listener), "run", str(folder), mode_inside(), began_s, wires)
         lab.control = Control(listener, about, fabric)
         return fabric
 

@@ -9,6 +9,7 @@ import signal
 import sys
 
 from testbed.fabric.private import hold_lifeline, start_private
+from testbed.fabric.privilege import mode
 
 
 def sit() -> None:
@@ -28,7 +29,10 @@ def sit() -> None:
         while True:
             signal.pause()
     inodes = [os.fstat(host.netns_fd).st_ino for host in fabric.hosts.values()]
-    inodes += [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("net", "pid", "user", "mnt")]
+    kinds = ["net", "pid", "mnt"]
+    if mode() == "rootless":  # as root the user namespace is the machine's
+        kinds.append("user")
+    inodes += [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in kinds]
     sys.stdout.write(json.dumps(inodes) + "\n")
     sys.stdout.flush()
     while True:

@@ -23,8 +23,12 @@ from topologies.dualpath import DualPathTopo
 
 HERE = Path(__file__).parent
 SITTER = [sys.executable, str(HERE / "fabric_sitter.py")]
-ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])}
+PYTHONPATH = os.pathsep.join([str(HERE.parents[1]), *sys.path])
 GONE_WITHIN_S = 1.0
+
+
+def env() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 
 def members(inodes: set[int]) -> set[int]:
@@ -64,25 +68,39 @@ def read_inodes(popen: "subprocess.Popen[bytes]") -> set[int]:
 
 @contextmanager
 def sitter() -> Iterator[tuple[PrivateProcess, set[int]]]:
-    with start_private([*SITTER, "sit"], stdout=subprocess.PIPE, env=ENV) as process:
+    with start_private([*SITTER, "sit"], stdout=subprocess.PIPE, env=env()) as process:
         yield process, read_inodes(process.popen)
         assert process.popen.stdout is not None
         process.popen.stdout.close()
 
 
+@pytest.mark.usefixtures("privilege")
 def test_killing_the_supervisor_leaves_no_process_and_no_namespace() -> None:
-    with subprocess.Popen([*SITTER, "launch"], stdout=subprocess.PIPE, env=ENV) as launcher:
+    with subprocess.Popen([*SITTER, "launch"], stdout=subprocess.PIPE, env=env()) as launcher:
         inodes = read_inodes(launcher)
         launcher.kill()
         assert gone(inodes)
 
 
+@pytest.mark.usefixtures("privilege")
 def test_killing_unshare_leaves_no_process_and_no_namespace() -> None:
     with sitter() as (process, inodes):
         process.popen.kill()
         assert gone(inodes)
 
 
+@pytest.mark.usefixtures("privilege")
+def test_killing_pid_1_leaves_no_process_and_no_namespace() -> None:
+    with sitter() as (process, inodes):
+        children = Path(f"/proc/{process.popen.pid}/task/{process.popen.pid}/children").read_text()
+        (pid_1,) = (int(pid) for pid in children.split())
+        assert pid_1 in members(inodes)
+        os.kill(pid_1, signal.SIGKILL)
+        assert process.popen.wait(5) != 0
+        assert gone(inodes)
+
+
+@pytest.mark.usefixtures("privilege")
 def test_terminate_ends_pid_1_in_good_order() -> None:
     with sitter() as (process, inodes):
         process.terminate()
@@ -90,12 +108,14 @@ def test_terminate_ends_pid_1_in_good_order() -> None:
         assert gone(inodes)
 
 
+@pytest.mark.usefixtures("privilege")
 def test_close_ends_everything() -> None:
     with sitter() as (process, inodes):
         process.close()
         assert gone(inodes)
 
 
+@pytest.mark.usefixtures("privilege")
 def test_building_a_fabric_leaves_the_machines_own_network_as_it_was() -> None:
     before = socket.if_nameindex(), os.stat("/proc/self/ns/net").st_ino
     with sitter():

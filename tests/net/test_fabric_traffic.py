@@ -44,6 +44,7 @@ def goodput_share(plan: dict[str, Any], bps: float, tolerance: float = 0.01) -> 
     return shares[-1]
 
 
+@pytest.mark.usefixtures("privilege")
 @pytest.mark.parametrize("topo", [{"folded": True}, {"folded": False, "gpus_per_node": 2}])
 def test_an_idle_network_is_silent(topo: dict[str, Any]) -> None:
     report = run({"topo": topo, "rates": rates(142e6), "idle_s": 1.0})
@@ -95,6 +96,7 @@ def test_dscp_picks_the_class_at_both_ends_and_in_both_directions(
     assert sent > 20 * acknowledged
 
 
+@pytest.mark.usefixtures("privilege")
 def test_model_traffic_goes_before_kv_on_a_full_link() -> None:
     flows = [
         flow("pe0-gpu", "de0-buf", "compute", KV_TOS),
