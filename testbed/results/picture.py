@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from testbed.delays import NOBODY
 from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
 
 BAR_CELLS, FEWEST_CELLS = 24, 6
@@ -116,6 +117,11 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             if any(r.dram_hit_share for r in results)
             else []
         ),
+        *(
+            [("links' delay by", [_delay_text(r) for r in results])]
+            if any(r.delay_by != NOBODY for r in results)
+            else []
+        ),
         ("turns done / failed", [f"{r.completed_turns} / {r.failed_turns}" for r in results]),
         *(
             [("turns not begun", [f"{r.turns_not_begun}" for r in results])]
@@ -127,6 +133,11 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
         ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),
         *(_machine_lines(results) if any(r.cpu_ms_per_turn for r in results) else []),
     ]
+
+
+def _delay_text(result: PolicyResult) -> str:
+    late = f", late by {result.delay_late_s * 1000:.2f} ms" if result.delay_late_s else ""
+    return result.delay_by + late
 
 
 def _machine_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:

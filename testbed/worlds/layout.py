@@ -29,6 +29,7 @@ from testbed.cluster import (
     group_name,
     prefill_lane_tokens,
 )
+from testbed.delays import cluster_shape, link_delays_s
 from testbed.ideal import as_played
 from testbed.policies import Chosen
 from testbed.scale import scaling
@@ -163,8 +164,10 @@ class Layout:
             storage_bps=law.bps(STORAGE_HEADROOM * default * len(self._nodes)),
             snic_overrides_bps={
                 f"{node}-buf": law.bps(experiment.snic_bytes_per_s(node))
-                for node in experiment.nodes
+                for node, spec in experiment.nodes.items()
+                if spec.snic_share is not None
             },
+            delays_s=link_delays_s(experiment, cluster_shape(experiment)),
         )
 
     def _hosts(self) -> list[HostPlan]:

@@ -12,6 +12,7 @@ from engines.config import (
 )
 from engines.layout import DecoderShape, KvLayout
 from scheduler.policy import Traits
+from topologies.shape import ClusterShape
 
 SCHEDULER, AGENTS = "sched", "agents"  # hosts that every cluster has one of
 WAITED = "waited: "  # begins the line of a host's log with what it lacked when it failed
@@ -65,7 +66,10 @@ class WorldPlan(msgspec.Struct, frozen=True):
 
 
 class WirePlan(msgspec.Struct, frozen=True):
-    """The network: a topology's shape, payload rates in emulated bit/s, and classes on or off."""
+    """The network: a topology's shape, payload rates in emulated bit/s, and classes on or off.
+
+    `delays_s` are one-way delays in target seconds of links, by `owner:nic`; others have none.
+    """
 
     prefill_nodes: int
     decode_nodes: int
@@ -78,6 +82,18 @@ class WirePlan(msgspec.Struct, frozen=True):
     node_bps: float
     storage_bps: float
     snic_overrides_bps: dict[str, float]
+    delays_s: dict[str, float] = {}
+
+    @property
+    def shape(self) -> ClusterShape:
+        """The hosts and links that it is made of."""
+        return ClusterShape(
+            self.prefill_nodes,
+            self.decode_nodes,
+            self.gpus_per_node,
+            self.folded,
+            self.storage_hosts,
+        )
 
 
 class LabPlan(msgspec.Struct, frozen=True):
@@ -91,11 +107,16 @@ class LabPlan(msgspec.Struct, frozen=True):
 
 
 class HostStart(msgspec.Struct, frozen=True, tag="host"):
-    """What the forkserver is told with each new host process."""
+    """What the forkserver is told with each new host process.
+
+    `delays_s` are those of the host's ways to peers that its transport has to make, in target
+    seconds: none, if the network makes them.
+    """
 
     host: HostPlan
     world: WorldPlan
     directory: dict[str, dict[str, str]]
+    delays_s: dict[str, float] = {}
 
 
 class TruthStart(msgspec.Struct, frozen=True, tag="truth"):
