@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from testbed import cluster, scale
+from testbed import cluster, delays, scale
 from testbed.bound import Bound, bound, reads_of
 from testbed.cluster import Interval
 from testbed.ideal import as_played
@@ -21,6 +21,8 @@ TERMS_INDENT = " " * 4
 
 class Facts(msgspec.Struct, frozen=True):
     """`links` are emulated payload rates in bit/s, `policies` what each asks of the engines.
+
+    `delays_s` are one-way delays of ways that turns take, the longest of a kind; empty without any.
 
     `free` is the interval of P/D in which only storage NICs bind, `paper_free` that of the paper's
     node, whose compute NICs carry other flows than ours.
@@ -39,6 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
     policies: dict[str, str]
     warnings: list[str]
     resolved: Experiment
+    delays_s: dict[str, float] = {}
 
 
 def facts(
@@ -72,6 +75,7 @@ def facts(
         policies={policy.name: _policy_text(experiment, policy) for policy in policies},
         warnings=cluster.warnings(experiment),
         resolved=experiment,
+        delays_s=delays.ways_s(experiment),
     )
 
 
@@ -102,6 +106,10 @@ def text(found: Facts, columns: int) -> str:
     )]  # fmt: skip
     rates = ", ".join(f"{name} {bps / 1e6:,.1f}" for name, bps in found.links.items())
     lines += ["", f"links, emulated payload in Mbit/s: {rates}", ""]
+    if found.delays_s:
+        ways = ", ".join(f"{way} {delay_s * 1e3:g}" for way, delay_s in found.delays_s.items())
+        lines += textwrap.wrap(f"delays, one way, the longest of a kind in ms: {ways}", columns)
+        lines.append("")
     lines.append("at most, in turns/s, and what sets that limit:")
     wide = max((12, *map(len, found.bounds)))
     for policy, limit in found.bounds.items():

@@ -6,7 +6,8 @@ import msgspec
 
 from testbed.errors import InputError
 from testbed.policies import Chosen
-from testbed.spec import Experiment
+from testbed.spec import Experiment, NodeSpec
+from testbed.spec_profiles import Delays
 
 # A turn's transfers take a thousandth of their time: less than one control message. They are not
 # left out, so that every byte and every token is still checked.
@@ -14,7 +15,7 @@ FASTER = 1000.0
 
 
 def as_played(experiment: Experiment, policy: Chosen) -> Experiment:
-    """The experiment as a policy plays it: without I/O, all rates at which KV moves are raised."""
+    """The experiment as a policy plays it: without I/O, links are fast and have no delay."""
     if policy.traits().io:
         return experiment
     hardware = experiment.hardware
@@ -24,7 +25,12 @@ def as_played(experiment: Experiment, policy: Chosen) -> Experiment:
         cnic_bytes_per_s=hardware.cnic_bytes_per_s * FASTER,
         dram_bytes_per_s=hardware.dram_bytes_per_s * FASTER,
     )
-    return msgspec.structs.replace(experiment, hardware=faster)
+    nodes = {
+        node: NodeSpec(snic_share=spec.snic_share)
+        for node, spec in experiment.nodes.items()
+        if spec.snic_share is not None
+    }
+    return msgspec.structs.replace(experiment, hardware=faster, nodes=nodes, delays=Delays())
 
 
 def require_io(policies: Sequence[Chosen]) -> None:

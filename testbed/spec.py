@@ -13,7 +13,7 @@ from msgspec import Meta
 
 import topologies
 from testbed.errors import InputError
-from testbed.spec_profiles import HardwareProfile, ModelProfile, Share
+from testbed.spec_profiles import Delay, Delays, HardwareProfile, ModelProfile, Share
 from testbed.spec_workload import ReplayWorkload, WekaWorkload, WorkloadSpec
 from testbed.yamlfile import Document, convert, nearest, read_yaml
 from topologies.shape import MAX_NODES, MAX_STORAGE_HOSTS
@@ -79,9 +79,27 @@ class EngineKnobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one node has otherwise: `snic_share` takes the place of the hardware profile's."""
+    """What one node has otherwise; None is what all have.
 
-    snic_share: Share
+    `snic_share` takes the place of the hardware profile's, a delay that of `delays`.
+    """
+
+    snic_share: Share | None = None
+    snic_delay_s: Delay | None = None
+    cnic_delay_s: Delay | None = None
+    pcie_delay_s: Delay | None = None
+    uplink_delay_s: Delay | None = None
+
+    @property
+    def delays_s(self) -> dict[str, float]:
+        """The delays that this node has otherwise, by kind of link."""
+        found = {
+            "snic": self.snic_delay_s,
+            "cnic": self.cnic_delay_s,
+            "pcie": self.pcie_delay_s,
+            "uplink": self.uplink_delay_s,
+        }
+        return {nic: delay_s for nic, delay_s in found.items() if delay_s is not None}
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,14 +112,16 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     scale: ScaleSpec = ScaleSpec()
     engine: EngineKnobs = EngineKnobs()
     nodes: dict[str, NodeSpec] = {}
+    delays: Delays = Delays()
     qos: bool = True
     seed: Annotated[int, Meta(ge=0, le=LARGEST_SEED)] = 0
 
     def snic_bytes_per_s(self, node: str) -> float:
         """A node's effective storage rate, in bytes/s."""
         override = self.nodes.get(node)
-        share = override.snic_share if override else self.hardware.snic_share
-        return self.hardware.snic_bytes_per_s * share
+        if override is None or override.snic_share is None:
+            return self.hardware.snic_bytes_per_s * self.hardware.snic_share
+        return self.hardware.snic_bytes_per_s * override.snic_share
 
     @property
     def node_cnic_bytes_per_s(self) -> float:
@@ -196,11 +216,16 @@ def _forget_other_kind(document: Document, overrides: Sequence[str]) -> None:
 def _cross_check(document: Document, experiment: Experiment) -> None:
     """What no single key can tell."""
     known = [*experiment.cluster.prefill, *experiment.cluster.decode]
-    for node in experiment.nodes:
+    for node, otherwise in experiment.nodes.items():
         if node not in known:
             raise InputError(
                 f"{document.place('nodes', node)}: no node {node!r} in this cluster; "
                 f"{nearest(node, known, 'node')}"
+            )
+        if otherwise == NodeSpec():
+            raise InputError(
+                f"{document.place('nodes', node)}: nothing is said of node {node!r}; give it "
+                f"{' or '.join(NodeSpec.__struct_fields__)}, or leave it out"
             )
     pool = experiment.engine.prefill_gpu_pool_bytes
     hbm = experiment.hardware.hbm_kv_bytes_per_gpu

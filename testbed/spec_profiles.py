@@ -8,6 +8,7 @@ from msgspec import Meta
 Rate = Annotated[float, Meta(ge=1e3, le=1e15)]
 Size = Annotated[float, Meta(ge=1, le=1e15)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+Delay = Annotated[float, Meta(ge=0, lt=10)]
 Name = Annotated[str, Meta(min_length=1)]
 
 
@@ -57,3 +58,16 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     hbm_kv_bytes_per_gpu: Size
     dram_buffer_bytes: Size
     dram_cache_bytes: Annotated[float, Meta(ge=0, le=1e15)] = 0.0
+
+
+class Delays(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One-way delays in seconds of each link of a kind; `storage` is that of storage hosts' NICs.
+
+    Bytes and messages have them on top of the time that rates give, once for each link they cross.
+    """
+
+    snic: Delay = 0.0
+    cnic: Delay = 0.0
+    pcie: Delay = 0.0
+    uplink: Delay = 0.0
+    storage: Delay = 0.0

@@ -30,8 +30,9 @@ class CheckedWires(Wires):
         layout: KvLayout,
         latency_s: float,
         regions: Mapping[str, Regions],
+        delay_s: Callable[[str, str], float] | None = None,
     ) -> None:
-        super().__init__(network, route, layout, latency_s)
+        super().__init__(network, route, layout, latency_s, delay_s)
         self.regions = regions
 
     def frame(self, sender: str, peer: str, writes: Sequence[Write]) -> None:

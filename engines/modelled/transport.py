@@ -1,8 +1,9 @@
 """The modelled transport: writes are fluid flows, messages take a constant latency.
 
 As on the real side, everything of one class between two hosts stays in order, on one channel. A
-write arrives when its last byte does; its acknowledgement takes no time. What the real side puts
-around a payload (engines/real/frames.py) is counted on the links, and takes no time either.
+write arrives when its last byte does; its acknowledgement takes no time but the way's delay. What
+the real side puts around a payload (engines/real/frames.py) is counted on the links, and takes no
+time at all.
 """
 
 import asyncio
@@ -29,7 +30,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Wires:
     """What all hosts share: links, routes, and messages on their way.
 
-    `route` gives the links from one host to another, `latency_s` is that of every message.
+    `route` gives the links from one host to another, `latency_s` is that of every message on the
+    management network, `delay_s` that of a way over links, either way: what crosses them arrives
+    so much after its last byte left the last link. `longest_delay_s` is the most of these so far.
     """
 
     def __init__(
@@ -38,7 +41,11 @@ class Wires:
         route: Callable[[str, str], Path],
         layout: KvLayout,
         latency_s: float,
+        delay_s: Callable[[str, str], float] | None = None,
     ) -> None:
+        self.longest_delay_s = 0.0
+        self._delay_s = delay_s
+        self._delays: dict[tuple[str, str], float] = {}
         self.hosts: dict[str, FluidTransport] = {}
         self.layout = layout
         self.said = 0  # messages but for reports and collectives, and writes begun
@@ -70,7 +77,24 @@ class Wires:
         self, sender: str, peer: str, model: bool, size: int, arrived: Callable[[], None]
     ) -> None:
         """Move bytes; nothing at all arrives at once, but behind what was sent before."""
-        self._network.send(self._channel(sender, peer, model), size, arrived)
+        through = arrived
+        if delay_s := self.delay_s(sender, peer):
+
+            def through() -> None:
+                self.loop.call_later(delay_s, arrived)
+
+        self._network.send(self._channel(sender, peer, model), size, through)
+
+    def delay_s(self, sender: str, peer: str) -> float:
+        """The delay of the way from one host to another."""
+        if self._delay_s is None:
+            return 0.0
+        key = (sender, peer)
+        delay_s = self._delays.get(key)
+        if delay_s is None:
+            delay_s = self._delays[key] = self._delay_s(sender, peer)
+            self.longest_delay_s = max(self.longest_delay_s, delay_s)
+        return delay_s
 
     def weigh(self, write: Write) -> int:
         """Bytes of a write; TransferError unless source and target hold as many."""
@@ -147,13 +171,19 @@ class FluidTransport:
         self._wires.under_way += 1
 
         def arrived() -> None:
-            self._wires.under_way -= 1
             self._wires.frame(self.host, peer, writes)
             now_s = loop.time()
             for write in writes:
                 target.deliver(self.host, write.note, now_s)
+            if back_s := self._wires.delay_s(peer, self.host):
+                loop.call_later(back_s, acknowledged, now_s)
+            else:
+                acknowledged(now_s)
+
+        def acknowledged(arrived_s: float) -> None:
+            self._wires.under_way -= 1
             if not future.done():
-                future.set_result(now_s)
+                future.set_result(arrived_s)
 
         model = writes[0].traffic_class is TrafficClass.MODEL
         self._wires.flow(self.host, peer, model, size, arrived)

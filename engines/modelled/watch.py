@@ -22,7 +22,8 @@ from engines.modelled.transport import Wires
 LOOK_PERIOD_S = 1.0
 MANY_WAITS, MANY_LOOKS = 10_000, 10  # so many are asked for their deadlines now and then
 # A decision needs three beats at most: a member's report, its leader's fetch, the other side's.
-# The rest is for policies that count fetches.
+# The rest is for policies that count fetches. Where links have delays, a lockstep's message of one
+# beat may arrive a delay later, and is not counted as under way: a beat is so much longer.
 STILL_BEATS = 20
 MOST_NAMED = 20
 
@@ -58,7 +59,9 @@ class Watch:
                 )
             if self._pending.sleepers or self._wires.under_way or self._wires.said != said:
                 said, since_s = self._wires.said, now_s
-            elif now_s - since_s > STILL_BEATS * self._pending.beat_s:
+            elif now_s - since_s > STILL_BEATS * (
+                self._pending.beat_s + self._wires.longest_delay_s
+            ):
                 raise VirtualDeadlock(
                     f"nothing has happened since {since_s:g} s, and nothing can: {self.waiting()}",
                     frozenset(host for host, whats in self._by_host().items() if whats),

@@ -27,6 +27,10 @@ class RealClock:
         """Target seconds since the run's start; the same on every host."""
         return (time.monotonic() - self._start_s) / self._scale
 
+    def monotonic_s(self, when_s: float) -> float:
+        """The machine's monotonic time at a target time."""
+        return self._start_s + when_s * self._scale
+
     async def sleep_until_s(self, when_s: float) -> None:
         """Return at `when_s`, never before it; at once, after a turn for others, if it passed."""
         left_s = (when_s - self.now_s()) * self._scale

@@ -5,6 +5,7 @@ The dialler sends HELLO, WRITE, MESSAGE and CLOSING; the accepting host answers 
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import anyio
@@ -13,6 +14,7 @@ from engines.errors import TransferError
 from engines.messages import Message
 from engines.real import frames
 from engines.real.frames import ALL_LAYERS, CLASSES, HEADER_BYTES, Doorbell, Header, Kind, Order
+from engines.real.held import Line
 from engines.real.pool import KvPool
 from engines.seams.transport import TrafficClass
 from engines.tally import Tally
@@ -40,8 +42,12 @@ class Host(Protocol):
         """A peer opened a connection; TransferError if the directory does not know it."""
         ...
 
-    def deliver(self, peer: str, message: Message) -> float:
-        """Queue a message for `receive`; returns the target time of its arrival."""
+    def line(self, peer: str, traffic_class: TrafficClass) -> Line | None:
+        """Where what comes from a peer is held, if its way has a delay that nobody else makes."""
+        ...
+
+    def deliver(self, peer: str, message: Message, arrived_s: float | None = None) -> float:
+        """Queue a message for `receive`; returns the target time of its arrival (None: now)."""
         ...
 
     def parted(self, peer: str) -> None:
@@ -80,6 +86,8 @@ class Connection(asyncio.BufferedProtocol):
         self._sink: memoryview | None = None
         self._filled = 0
         self._arriving: tuple[Header, Doorbell] | None = None
+        self._line = host.line(peer, traffic_class) if peer else None
+        self._eof_seen = False
 
     # Sending
 
@@ -198,9 +206,24 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The peer sends nothing more; flush acknowledgements and hang up."""
-        return False
+        if self._line is None:
+            return False
+        self._line.hold(self._see_eof)
+        return True
+
+    def _see_eof(self, _: float) -> None:
+        """All that came before it is acknowledged now."""
+        self._eof_seen = True
+        self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The end comes behind all that arrived before it, unless this host made it."""
+        if self._line is None or self._fault is not None or self._eof_seen:
+            self._over(exc)
+        else:
+            self._line.hold(lambda _: self._over(exc))
+
+    def _over(self, exc: Exception | None) -> None:
         """Fail what was under way; tell the transport unless the end was announced."""
         reason = self._fault
         partial = self._end > self._start or self._sink is not None
@@ -304,7 +327,11 @@ class Connection(asyncio.BufferedProtocol):
             case Kind.ACK:
                 self._acknowledge(header, note)
             case Kind.MESSAGE:
-                self._host.deliver(self.peer, frames.decode_message(note))
+                message = frames.decode_message(note)
+                if self._line is None:
+                    self._host.deliver(self.peer, message)
+                else:
+                    self._hold(lambda due_s: self._host.deliver(self.peer, message, due_s))
             case Kind.WRITE:
                 self._begin(header, frames.decode_doorbell(note))
             case Kind.HELLO:
@@ -312,18 +339,42 @@ class Connection(asyncio.BufferedProtocol):
                 self._host.greeted(peer)
                 self.peer = peer
                 self._tally = self._host.tally(peer, self._class)
+                self._line = self._host.line(peer, self._class)
             case _:
-                self._farewell = True
                 self._host.parted(self.peer)
+                if self._line is None or self._dialled:
+                    self._farewell = True
+                else:  # writes that are held are still to be acknowledged
+                    self._hold(self._take_leave)
         self._tally.received_frame_bytes += HEADER_BYTES + header.note_bytes
+
+    def _take_leave(self, _: float) -> None:
+        self._farewell = True
+
+    def _hold(self, release: Callable[[float], object]) -> None:
+        """Do it when it is due; any error ends the connection and surfaces in `receive`."""
+
+        def guarded(due_s: float) -> None:
+            try:
+                release(due_s)
+            except TransferError as error:
+                self._refuse(error)
+            except Exception as error:
+                self._refuse(TransferError(f"{type(error).__name__} while delivering: {error}"))
+
+        assert self._line is not None
+        self._line.hold(guarded)
 
     def _acknowledge(self, header: Header, note: memoryview) -> None:
         future = self._unacknowledged.pop(header.sequence, None)
         if future is None:
             raise TransferError(f"acknowledgement of write {header.sequence}, which is not open")
         self._host.counts["acks"] += 1
-        if not future.done():
-            future.set_result(frames.decode_arrival(note))
+        arrived_s = frames.decode_arrival(note)
+        if self._line is None:
+            _resolve(future, arrived_s)
+        else:  # nobody gives this write up any more: its bytes are there
+            self._line.hold(lambda _: _resolve(future, arrived_s))
 
     def _begin(self, header: Header, bell: Doorbell) -> None:
         """Find the payload's place and take the part of it that lies in the scratch already."""
@@ -359,7 +410,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._staging[:size]
 
     def _arrived(self) -> None:
-        """The payload is complete: put it in place, ring the doorbell, acknowledge."""
+        """The payload is complete: put it in place, ring the doorbell and acknowledge."""
         assert self._sink is not None and self._arriving is not None
         (header, bell), sink = self._arriving, self._sink
         self._sink = self._arriving = None
@@ -367,7 +418,13 @@ class Connection(asyncio.BufferedProtocol):
         self._tally.received_frame_bytes += header.payload_bytes
         if header.order == Order.ROWS and header.payload_bytes:
             self._host.pool(bell.target.region).scatter(bell.target, sink)
-        arrived_s = self._host.deliver(self.peer, bell.message)
+        if self._line is None:
+            self._ring(header, bell.message)
+        else:
+            self._hold(lambda due_s: self._ring(header, bell.message, due_s))
+
+    def _ring(self, header: Header, message: Message, due_s: float | None = None) -> None:
+        arrived_s = self._host.deliver(self.peer, message, due_s)
         if self.usable:
             self._emit(
                 Kind.ACK,
@@ -392,3 +449,8 @@ class Connection(asyncio.BufferedProtocol):
         peer, here = self.peer or "an unknown peer", self._host.host
         ends = f"{here} -> {peer}" if self._dialled else f"{peer} -> {here}"
         return f"{ends} ({self._class})"
+
+
+def _resolve(future: asyncio.Future[float], arrived_s: float) -> None:
+    if not future.done():
+        future.set_result(arrived_s)

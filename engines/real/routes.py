@@ -19,7 +19,8 @@ class TcpConfig(msgspec.Struct, frozen=True):
     behind it where hosts have port bases of their own. Class i of MODEL, KV, CTRL listens on
     `port_base + i`, or BASE + i. `congestion` are names in order of preference.
     `deadline_s` bounds connecting and a send to a peer that takes nothing; `inbox_limit` the
-    messages that wait for `receive`. Without `verify`, `check` accepts everything.
+    messages that wait for `receive`. Without `verify`, `check` accepts everything. `delays_s` are
+    one-way delays of the way to and from a peer on data networks that the network itself lacks.
     """
 
     host: str
@@ -32,6 +33,7 @@ class TcpConfig(msgspec.Struct, frozen=True):
     close_deadline_s: float = 5.0
     inbox_limit: int = 1 << 16
     verify: bool = True
+    delays_s: dict[str, float] = {}
 
 
 def listening(config: TcpConfig, traffic_class: TrafficClass) -> set[tuple[str, int]]:

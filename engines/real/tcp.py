@@ -18,13 +18,14 @@ from engines.errors import DeadlineExceeded, KvDigestMismatch, TransferError
 from engines.kv import Span
 from engines.messages import Message
 from engines.real import frames, routes
+from engines.real.clock import RealClock
 from engines.real.connection import Connection
 from engines.real.digests import BlockKeys, digest_blocks, first_difference
 from engines.real.frames import CLASSES, Order
+from engines.real.held import Held, Line
 from engines.real.links import Link, Prepared
 from engines.real.pool import KvPool
 from engines.real.routes import TcpConfig
-from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, TrafficClass, Write
 from engines.tally import PeerTally, Tally
 
@@ -44,7 +45,7 @@ class TcpTransport:
     Left by an exception, `async with` aborts, so that peers see a failure and no goodbye.
     """
 
-    def __init__(self, config: TcpConfig, clock: Clock, keys: BlockKeys) -> None:
+    def __init__(self, config: TcpConfig, clock: RealClock, keys: BlockKeys) -> None:
         if config.host not in config.directory:
             raise TransferError(f"host {config.host!r} is not in its own directory")
         self.host = config.host
@@ -62,6 +63,7 @@ class TcpTransport:
         self._inbox: deque[Delivery | TransferError] = deque()
         self._waiting: list[asyncio.Future[None]] = []
         self._departed: set[str] = set()
+        self._held = Held(clock)
         self._quiet = self._closing = False
 
     async def __aenter__(self) -> Self:
@@ -211,8 +213,12 @@ class TcpTransport:
         )
 
     def account(self) -> dict[str, int]:
-        """Frames, writes, acks, payload bytes, bytes sent by class, and what is still open."""
-        return {**self.counts, "undelivered": len(self._inbox)}
+        """Frames, writes, acks, payload bytes, bytes sent by class, and what is still open.
+
+        `held` things waited for a due time, together `held_late_us` target microseconds too long.
+        """
+        held = {"held": self._held.count, "held_late_us": round(self._held.late_s * 1e6)}
+        return {**self.counts, "undelivered": len(self._inbox), **held}
 
     def tallies(self) -> list[PeerTally]:
         """Bytes by peer and class; a write is whole on both sides once it is acknowledged."""
@@ -236,6 +242,7 @@ class TcpTransport:
             server.close()
         await self._hang_up(self._dialled())
         await self._hang_up(list(self._accepted))
+        self._held.close()
 
     def abort(self) -> None:
         """Hang up without a goodbye: this host fails, and its peers shall notice."""
@@ -246,6 +253,7 @@ class TcpTransport:
             posting.cancel()
         for connection in [*self._dialled(), *self._accepted]:
             connection.abort()
+        self._held.close()
 
     # What connections ask of their host
 
@@ -264,14 +272,22 @@ class TcpTransport:
             raise TransferError(f"{peer!r} is not in the directory of {self.host}")
         self._departed.discard(peer)
 
-    def deliver(self, peer: str, message: Message) -> float:
-        """Queue a message for `receive`; returns the target time of its arrival."""
+    def line(self, peer: str, traffic_class: TrafficClass) -> Line | None:
+        """Where what comes from a peer is held; control crosses no link that has a delay."""
+        delay_s = self._config.delays_s.get(peer, 0.0)
+        if traffic_class is TrafficClass.CTRL or delay_s == 0:
+            return None
+        return Line(self._held, delay_s)
+
+    def deliver(self, peer: str, message: Message, arrived_s: float | None = None) -> float:
+        """Queue a message for `receive`; returns the target time of its arrival (None: now)."""
         if len(self._inbox) >= self._config.inbox_limit:
             raise TransferError(
                 f"{len(self._inbox)} messages wait on {self.host} and nobody takes them; "
                 "its engine hangs or is overloaded"
             )
-        arrived_s = self._clock.now_s()
+        if arrived_s is None:
+            arrived_s = self._clock.now_s()
         self._queue(Delivery(peer, message, arrived_s))
         return arrived_s
 

@@ -59,7 +59,7 @@ def with_shaper(summary: Summary, counted: LinkClasses) -> list[Line]:
     """
     lines = []
     for outgoing, way in WAYS.items():
-        classes: dict[str] = getattr(counted, way)
+        classes: dict[str, ClassCounters] = getattr(counted, way)
         for name, counters in sorted(classes.items()):
             marks = [
                 total
@@ -118,7 +118,9 @@ def differing(lines: list[Line]) -> list[Line]:
     return [line for line in lines if line.difference]
 
 
-def _minus(before: Mapping[str], after: Mapping[str]) -> dict[str]:
+def _minus(
+    before: Mapping[str, ClassCounters], after: Mapping[str, ClassCounters]
+) -> dict[str, ClassCounters]:
     zero = ClassCounters(0, 0, 0, 0)
     return {
         name: ClassCounters(

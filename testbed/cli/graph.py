@@ -12,7 +12,7 @@ from testbed.clusters.client import Cluster
 from testbed.clusters.svg import svg
 from testbed.errors import InputError
 from testbed.spec import load_experiment
-from testbed.worlds.wires import rates_of, shape_of, wire_plan
+from testbed.worlds.wires import rates_of, wire_plan
 
 FORMATS: dict[str, Callable[[graph.Graph], str]] = {
     "svg": svg, "mermaid": graph.mermaid, "dot": graph.dot,
@@ -70,4 +70,4 @@ def _of_live(name: str | None, seconds: float) -> graph.Graph:
     before = cluster.look()
     # Not a wait for anything: the length of a measurement.
     time.sleep(seconds)
-    return graph.live(before, cluster.look(), shape_of(before.about.wires))
+    return graph.live(before, cluster.look(), before.about.wires.shape)

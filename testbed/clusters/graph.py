@@ -6,7 +6,6 @@ import msgspec
 
 from testbed.clusters.protocol import View
 from testbed.worlds.plan import WirePlan
-from testbed.worlds.wires import shape_of
 from topologies.shape import COMPUTE_SWITCH, MGMT_SWITCH, STORAGE_SWITCH, ClusterShape
 
 
@@ -46,7 +45,7 @@ def rate_words(bps: float) -> str:
 def planned(title: str, wires: WirePlan, rates: Mapping[tuple[str, str], float | None]) -> Graph:
     """The graph of an experiment that is not up."""
     edges = {key: Edge(*key, rates[key]) for key in rates}
-    return Graph(title, shape_of(wires), edges)
+    return Graph(title, wires.shape, edges)
 
 
 def live(before: View, after: View, shape: ClusterShape) -> Graph:

@@ -173,6 +173,8 @@ def measure(
             _times(jct, scale),
             {node: rate * 8 for node, rate in snic.items()},
         ),
+        delay_by=run.samples.delay_by,
+        delay_late_s=delay_late_s(run),
         ledger=lines,
         failures=dict(Counter(turn.reason for turn in run.turns if turn.reason)),
         restarts=[
@@ -252,6 +254,14 @@ def cpu_ms_by_role(run: RunData, turns: int) -> dict[str, float]:
         role = host.role.removesuffix("Config").lower()
         total[role] = total.get(role, 0.0) + 1000 * host.run_cpu_s / max(1, turns)
     return total
+
+
+def delay_late_s(run: RunData) -> float:
+    """How much longer than asked for hosts held what had a delay, on average."""
+    accounts = [host.transport for host in run.accounts.values()]
+    held = sum(account.get("held", 0) for account in accounts)
+    late_us = sum(account.get("held_late_us", 0) for account in accounts)
+    return late_us * 1e-6 / held if held else 0.0
 
 
 def _times(values: Spread, factor: float) -> Spread:

@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from testbed.delays import NOBODY
 from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
 from testbed.worlds.plan import LOOPBACK
 
@@ -125,6 +126,11 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             if any(r.dram_hit_share for r in results)
             else []
         ),
+        *(
+            [("links' delay by", [_delay_text(r) for r in results])]
+            if any(r.delay_by != NOBODY for r in results)
+            else []
+        ),
         *_right_lines(results),
         *(_machine_lines(results) if any(r.cpu_ms_per_turn for r in results) else []),
     ]
@@ -162,6 +168,11 @@ def _untimed_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]
         ),
         ("memory of all hosts, GB", [f"{r.memory_bytes / 1e9:.1f}" for r in results]),
     ]
+
+
+def _delay_text(result: PolicyResult) -> str:
+    late = f", late by {result.delay_late_s * 1000:.2f} ms" if result.delay_late_s else ""
+    return result.delay_by + late
 
 
 def _machine_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:

@@ -67,6 +67,9 @@ class PolicyResult(msgspec.Struct, frozen=True):
     link (`owner:nic:rx` or `:tx`, as its owner sees it) and of each node's DRAM (`node:dram`).
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
     in the class of collectives, `retransmitted_bytes` what all hosts sent once more, at most.
+    `delay_by` says who made the delays of links: "none" (there are none), "netem" (the kernel),
+    "due-time" (the transport), or "modelled". By due time, what arrived was held `delay_late_s`
+    longer than its delay on average.
     The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere.
     """
 
@@ -107,6 +110,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     ledger: list[PortLine]
     failures: dict[str, int]
     restarts: list[SchedulerRestart] = []
+    delay_by: str = "none"
+    delay_late_s: float = 0.0
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -29,9 +29,10 @@ class HeldKv:
         network: FluidNetwork,
         route: Callable[[str, str], tuple[str, ...]],
         latency_s: float,
+        delay_s: Callable[[str, str], float] | None,
     ) -> CheckedWires:
         """The network between the regions."""
-        return CheckedWires(network, route, self._world.layout, latency_s, self._regions)
+        return CheckedWires(network, route, self._world.layout, latency_s, self._regions, delay_s)
 
     def transport(self, host: str, wires: CheckedWires) -> CheckedTransport:
         """One host's end of it."""

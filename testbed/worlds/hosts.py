@@ -36,6 +36,7 @@ from testbed.worlds.truth import check
 READY, GO_BYTES = b"R", 8
 # On few cores a GPU's layer would wait for a CPU behind work that has no due time of its own.
 BESIDE_NICE = 5
+CLOSE_DEADLINE_S = 5.0
 MOST_NAMED = 5  # of what a host lacks when it fails
 
 
@@ -55,8 +56,9 @@ def main(start_file: Path, control: socket.socket) -> None:
         return  # the lab gave up before the start
     start_s = int.from_bytes(go, "big") / 1e9
     anyio.run(
-        host.play, start.directory, start_s, backend="asyncio", backend_options={"use_uvloop": True}
-    )
+        host.play, start.directory, start.delays_s, start_s,
+        backend="asyncio", backend_options={"use_uvloop": True},
+    )  # fmt: skip
 
 
 class _Host:
@@ -102,7 +104,9 @@ class _Host:
             store.load(OPENING_CHAINS + opening.id, array, digests)
         return store
 
-    async def play(self, directory: dict[str, dict[str, str]], start_s: float) -> None:
+    async def play(
+        self, directory: dict[str, dict[str, str]], delays_s: dict[str, float], start_s: float
+    ) -> None:
         """Run the role to its end and write the account."""
         world, role = self._world, self._plan.role
         clock = RealClock(start_s, world.time_scale)
@@ -112,7 +116,10 @@ class _Host:
             epoch=1,
             directory=directory,
             deadline_s=30.0,
+            # Two ways there and back: a goodbye, and the end of the stream behind it.
+            close_deadline_s=CLOSE_DEADLINE_S + 4 * max(delays_s.values(), default=0.0),
             verify=world.verify_digests,
+            delays_s=delays_s,
         )
         account = HostAccount(role.host, type(role).__name__, 0.0, 0.0, 0)
         cpu_s, delay_s = _spent_s()

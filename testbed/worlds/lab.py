@@ -20,6 +20,7 @@ import msgspec
 from testbed.clusters.control import Control, inherited_listener
 from testbed.clusters.names import name_of
 from testbed.clusters.protocol import About
+from testbed.delays import DUE_TIME, NOBODY, peer_delays_s
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import hold_lifeline
 from testbed.fabric.privilege import mode_inside
@@ -92,7 +93,8 @@ class Lab:
         self._watch(fabric, start_s)
         for control in self._controls.values():
             control.close()
-        samples = Samples(start_s, self._samples, _class_payload(fabric), network_up_s)
+        by = DUE_TIME if self._plan.wires.delays_s else NOBODY
+        samples = Samples(start_s, self._samples, _class_payload(fabric), network_up_s, by)
         (self._folder / "samples.msgpack").write_bytes(msgspec.msgpack.encode(samples))
         say(phase="checking")
         self._check_tokens()
@@ -118,10 +120,13 @@ class Lab:
 
     def _start_hosts(self, fabric: Network) -> None:
         directory = {name: net.addresses for name, net in fabric.hosts.items()}
+        wires = self._plan.wires
+        shape = wires.shape
         for host in self._plan.hosts:
             start_file = self._folder / "hosts" / f"{host.name}.msgpack"
             netns_fd = fabric.hosts[host.name].netns_fd
-            start = HostStart(host, self._plan.world, directory, netns_fd is not None)
+            delays_s = peer_delays_s(shape, wires.delays_s, host.name, directory)
+            start = HostStart(host, self._plan.world, directory, netns_fd is not None, delays_s)
             start_file.write_bytes(msgspec.msgpack.encode(start))
             order = StartOrder(
                 host.name, str(start_file), str(self._folder / "logs" / f"{host.name}.log")

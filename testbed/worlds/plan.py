@@ -12,6 +12,7 @@ from engines.config import (
 )
 from engines.layout import DecoderShape, KvLayout
 from scheduler.policy import Traits
+from topologies.shape import ClusterShape
 
 NAMESPACES, LOOPBACK = "namespaces", "loopback"  # what the emulated world's network is made of
 NO_SAMPLES_S = 86_400.0  # a period beyond every run
@@ -67,7 +68,10 @@ class WorldPlan(msgspec.Struct, frozen=True):
 
 
 class WirePlan(msgspec.Struct, frozen=True):
-    """The network: a topology's shape, payload rates in emulated bit/s, and classes on or off."""
+    """The network: a topology's shape, payload rates in emulated bit/s, and classes on or off.
+
+    `delays_s` are one-way delays in target seconds of links, by `owner:nic`; others have none.
+    """
 
     prefill_nodes: int
     decode_nodes: int
@@ -80,6 +84,18 @@ class WirePlan(msgspec.Struct, frozen=True):
     node_bps: float
     storage_bps: float
     snic_overrides_bps: dict[str, float]
+    delays_s: dict[str, float] = {}
+
+    @property
+    def shape(self) -> ClusterShape:
+        """The hosts and links that it is made of."""
+        return ClusterShape(
+            self.prefill_nodes,
+            self.decode_nodes,
+            self.gpus_per_node,
+            self.folded,
+            self.storage_hosts,
+        )
 
 
 class LabPlan(msgspec.Struct, frozen=True):
@@ -102,12 +118,17 @@ def on_loopback(plan: LabPlan) -> LabPlan:
 
 
 class HostStart(msgspec.Struct, frozen=True, tag="host"):
-    """What the forkserver is told with each new host process."""
+    """What the forkserver is told with each new host process.
+
+    `delays_s` are those of the host's ways to peers that its transport has to make, in target
+    seconds: none, if the network makes them.
+    """
 
     host: HostPlan
     world: WorldPlan
     directory: dict[str, dict[str, str]]
     own_network: bool = True  # whose counters are the host's alone
+    delays_s: dict[str, float] = {}
 
 
 class TruthStart(msgspec.Struct, frozen=True, tag="truth"):

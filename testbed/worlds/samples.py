@@ -35,13 +35,15 @@ class Sample(msgspec.Struct, frozen=True):
 class Samples(msgspec.Struct):
     """All samples of a run, its start on the same clock, and payload by class at its end.
 
-    Keys of `class_bytes` are `host:nic>` (sent) and `host:nic<` (received).
+    Keys of `class_bytes` are `host:nic>` (sent) and `host:nic<` (received). `delay_by` says who
+    made the delays of links (testbed/delays.py).
     """
 
     start_monotonic_s: float
     samples: list[Sample]
     class_bytes: dict[str, dict[str, int]]
     network_up_s: float
+    delay_by: str = "none"
 
 
 def _ticks_per_s() -> int:

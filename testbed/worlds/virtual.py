@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import anyio
 
@@ -27,6 +28,7 @@ from engines.modelled.watch import Watch
 from engines.seams.compute import Compute
 from engines.seams.store import Store
 from scheduler.errors import DualPathError, PolicyFailed
+from testbed.delays import MODELLED, NOBODY, path_delay_s
 from testbed.errors import RunFailed
 from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
 from testbed.results.utilisation import capacities
@@ -137,15 +139,19 @@ class _World:
 
     def data(self, wall_s: float) -> RunData:
         """What the run left, in the words of the emulated world's."""
-        samples = Samples(0.0, self._samples, self._class_bytes(), 0.0)
+        by = MODELLED if self._plan.wires.delays_s else NOBODY
+        samples = Samples(0.0, self._samples, self._class_bytes(), 0.0, by)
         return RunData(self._plan, self._accounts, samples, self._truths(), wall_s, self._end_s)
 
     def _build_wires(self) -> tuple[Wires, dict[str, FluidTransport]]:
         hosts = [host.name for host in self._plan.hosts]
+        delays = self._plan.wires.delays_s
+        delay = partial(path_delay_s, self._shape, delays) if delays else None
         if self._kv is not None:
-            checked = self._kv.wires(self._network, self._route, MESSAGE_LATENCY_S)
+            checked = self._kv.wires(self._network, self._route, MESSAGE_LATENCY_S, delay)
             return checked, {host: self._kv.transport(host, checked) for host in hosts}
-        wires = Wires(self._network, self._route, self._plan.world.layout, MESSAGE_LATENCY_S)
+        layout = self._plan.world.layout
+        wires = Wires(self._network, self._route, layout, MESSAGE_LATENCY_S, delay)
         return wires, {host: FluidTransport(host, wires) for host in hosts}
 
     def _route(self, sender: str, peer: str) -> tuple[str, ...]:

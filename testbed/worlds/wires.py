@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from testbed.delays import cluster_shape, link_delays_s
 from testbed.fabric.rates import LinkRates, link_rates
 from testbed.scale import scaling
 from testbed.spec import Experiment
 from testbed.worlds.plan import WirePlan
-from topologies.shape import ClusterShape
 
 if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
@@ -34,26 +34,18 @@ def wire_plan(experiment: Experiment) -> WirePlan:
         # Never the limit: the paper's storage cluster can fill every storage NIC.
         storage_bps=law.bps(STORAGE_HEADROOM * default * nodes),
         snic_overrides_bps={
-            f"{node}-buf": law.bps(experiment.snic_bytes_per_s(node)) for node in experiment.nodes
+            f"{node}-buf": law.bps(experiment.snic_bytes_per_s(node))
+            for node, spec in experiment.nodes.items()
+            if spec.snic_share is not None
         },
-    )
-
-
-def shape_of(wires: WirePlan) -> ClusterShape:
-    """The shape of a plan's network; ValueError for counts out of range."""
-    return ClusterShape(
-        wires.prefill_nodes,
-        wires.decode_nodes,
-        wires.gpus_per_node,
-        wires.folded,
-        wires.storage_hosts,
+        delays_s=link_delays_s(experiment, cluster_shape(experiment)),
     )
 
 
 def rates_of(wires: WirePlan) -> LinkRates:
     """Payload rate of every data link; InputError for one that is too small."""
     return link_rates(
-        shape_of(wires),
+        wires.shape,
         snic_bps=wires.snic_bps,
         cnic_bps=wires.cnic_bps,
         pcie_bps=wires.node_bps,

@@ -8,7 +8,7 @@ import pytest
 from testbed.clusters.graph import Edge, Graph, control_hosts, dot, mermaid, planned
 from testbed.clusters.svg import _colour, svg
 from testbed.spec import load_experiment
-from testbed.worlds.wires import rates_of, shape_of, wire_plan
+from testbed.worlds.wires import rates_of, wire_plan
 from topologies.shape import ClusterShape
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
@@ -62,4 +62,4 @@ def test_names_that_would_break_a_picture_are_escaped() -> None:
 
 def test_hosts_of_control() -> None:
     wires = wire_plan(load_experiment(TOPOLOGIES / "1p1d.yaml", []))
-    assert control_hosts(shape_of(wires)) == ["agents", "sched"]
+    assert control_hosts(wires.shape) == ["agents", "sched"]
