@@ -11,6 +11,7 @@ from testbed.errors import EnvironmentUnfit
 from testbed.fabric.privilege import lock_machine
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
 OUTER_NETNS_ENV = "DUALPATH_OUTER_NETNS"
 # The kernel shows these settings in the machine's first network namespace and in no other.
 FIRST_NETNS_ONLY = (
@@ -24,7 +25,7 @@ def _call(name: str, *args: int) -> None:
     if getattr(_libc, name)(*args) != 0:
         errno = ctypes.get_errno()
         raise EnvironmentUnfit(
-            f"{name} of a network namespace was refused ({os.strerror(errno)}); "
+            f"{name} of a namespace was refused ({os.strerror(errno)}); "
             "run `testbed doctor` to see which kernel feature is missing"
         )
 
@@ -107,6 +108,21 @@ def joined(netns_fd: int) -> Iterator[None]:
             _call("setns", home, CLONE_NEWNET)
     finally:
         os.close(home)
+
+
+def show_own_nics() -> None:
+    """Have /sys/class/net list the interfaces of the namespace that the calling process is in.
+
+    For a freshly forked host process that becomes a program which looks there. Raises
+    EnvironmentUnfit.
+    """
+    _call("unshare", CLONE_NEWNS)
+    if _libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None) != 0:
+        errno = ctypes.get_errno()
+        raise EnvironmentUnfit(
+            f"a host could not mount its own /sys ({os.strerror(errno)}); "
+            "start the testbed where /sys is whole, outside a container"
+        )
 
 
 def _disable_ipv6() -> None:

@@ -11,11 +11,12 @@ from tcp_hosts import HELLO, ONE_ROW, bell, filled, frame, pair
 from engines.kv import Span
 from engines.messages import Start
 from engines.real import frames
-from engines.real.connection import SCRATCH_BYTES, Connection
+from engines.real.connection import LARGE_BYTES, SCRATCH_BYTES, Connection
 from engines.real.frames import Kind
 from engines.seams.transport import TrafficClass
 
-WHOLE, LAYER = Span("hbm", 128, 0, 256, 0, 4), Span("hbm", 640, 0, 256, 1, 2)
+# The first is large: what follows it is read header by header.
+WHOLE, LAYER = Span("hbm", 128, 0, 896, 0, 4), Span("hbm", 1280, 0, 256, 1, 2)
 
 
 class Wire:
@@ -40,7 +41,7 @@ class Wire:
 def stream(padding: int) -> tuple[bytes, bytes, bytes]:
     """Whole blocks, a long message, one layer, a message; and the two payloads."""
     rng = np.random.default_rng(padding)
-    whole, layer = rng.bytes(4 * 1280), rng.bytes(4 * 320)
+    whole, layer = rng.bytes(14 * 1280), rng.bytes(4 * 320)
     long = Start(1 << 40)
     note = frames.encode(long)
     return (
@@ -58,8 +59,12 @@ def stream(padding: int) -> tuple[bytes, bytes, bytes]:
 
 @given(st.integers(0, 1200), st.lists(st.integers(1, 3000), min_size=1, max_size=50))
 def test_any_cut_of_the_stream_gives_the_same_result(padding: int, cuts: list[int]) -> None:
+    asyncio.run(receive_cut(padding, cuts))
+
+
+async def receive_cut(padding: int, cuts: list[int]) -> None:
     host, _ = pair(port_base=9000)
-    pool = filled("hbm", ONE_ROW, 16, 1)
+    pool = filled("hbm", ONE_ROW, 32, 1)
     host.register(pool)
     connection, wire = Connection(host, TrafficClass.KV), Wire()
     connection.connection_made(cast(asyncio.Transport, wire))
@@ -73,7 +78,9 @@ def test_any_cut_of_the_stream_gives_the_same_result(padding: int, cuts: list[in
         target[:taken] = data[at : at + taken]
         connection.buffer_updated(taken)
         at, step = at + taken, step + 1
+    assert len(whole) >= LARGE_BYTES and not wire.sent  # acknowledged at the turn's end
+    await asyncio.sleep(0)
     assert host.account()["undelivered"] == padding + 3
     assert len(wire.sent) == 2 * (frames.HEADER_BYTES + 8)
-    assert pool.array[2:6].tobytes() == whole
-    assert pool.array[10:14, 1].tobytes() == layer
+    assert pool.array[2:16].tobytes() == whole
+    assert pool.array[20:24, 1].tobytes() == layer
