@@ -27,6 +27,16 @@ VERBS = {
     "scheduler": "Our own scheduler as a process that speaks the protocol.",
     "new": "Write the first lines of a policy of your own.",
     "lab": "For students: start a lab, check it, and hand in a report.",
+    "up": "Bring up an experiment's network, for programs of your own.",
+    "down": "End a live cluster; nothing of it is left.",
+    "status": "Which clusters are up, with their links, counters and marks.",
+    "exec": "Run a program of yours in a host of a live cluster.",
+    "shell": "A shell in a host, or Mininet's command line on the whole cluster.",
+    "link": "Show, change and reset the links of a live cluster.",
+    "qos": "Traffic classes of a live cluster: show, on, off, marks by port.",
+    "capture": "Record what crosses an interface, or read a recording.",
+    "graph": "Draw a cluster or an experiment: SVG, Mermaid or dot.",
+    "logs": "What a cluster and its hosts wrote.",
     "clean": "Remove what runs left on disk.",
 }
 INTERRUPTED = 130

@@ -11,6 +11,7 @@ from testbed.errors import EnvironmentUnfit, InputError
 from testbed.fabric import netlink
 from testbed.fabric.addresses import NicAddress, plan_addresses
 from testbed.fabric.counters import LinkClasses, LinkCounters, read_links
+from testbed.fabric.links import LinkState
 from testbed.fabric.namespaces import require_private
 from testbed.fabric.nodes import NamespaceHost, NetlinkIntf, Plan, VethLink, build_net
 from testbed.fabric.rates import LinkRates
@@ -158,6 +159,23 @@ class Fabric:
             for link_id, link in self._links.items()
             if self._payload_bps.get(link_id) is not None
         }
+
+    def links(self) -> list[LinkState]:
+        return [
+            LinkState(
+                o,
+                n,
+                self._payload_bps.get((o, n)),
+                0.0,
+                self.rates.payload_bps.get((o, n)),
+                0.0,
+                "none",
+            )
+            for o, n in self._payload_bps
+        ]
+
+    def marks(self) -> list[object]:
+        return []
 
     def set_rate(self, link_id: LinkId, payload_bps: float) -> None:
         """Change a shaped link's rate at both ends; traffic in flight continues at the new rate.

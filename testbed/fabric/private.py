@@ -19,6 +19,7 @@ from testbed.errors import EnvironmentUnfit
 from testbed.fabric.namespaces import OUTER_NETNS_ENV, current_inode
 
 LIFELINE_ENV = "DUALPATH_LIFELINE_FD"
+TERMINATE, DETACH = b"T", b"D"
 PR_SET_PDEATHSIG = 1
 _UNSHARE = "--user --map-root-user --net --mount --pid --fork --mount-proc --kill-child"
 
@@ -42,19 +43,31 @@ class PrivateProcess:
     def __init__(self, popen: subprocess.Popen[bytes], lifeline_fd: int) -> None:
         self.popen = popen
         self._lifeline_fd = lifeline_fd
+        self._detached = False
 
     def terminate(self) -> None:
         """Ask PID 1 to end in good order: the lifeline carries one byte, which is SIGTERM.
 
         unshare itself ignores SIGTERM, and a bare PID is no safe address for PID 1.
         """
-        os.write(self._lifeline_fd, b"T")
+        os.write(self._lifeline_fd, TERMINATE)
+
+    def detach(self) -> None:
+        """Let the program live on when the supervisor ends; nothing here ends it any more."""
+        os.write(self._lifeline_fd, DETACH)
+        self._detached = True
 
     def close(self, timeout_s: float = 5.0) -> int:
-        """End what still runs and return the exit code (negative: unshare was killed)."""
+        """End what still runs and return the exit code (negative: unshare was killed).
+
+        A detached program goes on, and the code is 0.
+        """
         if self._lifeline_fd >= 0:
             os.close(self._lifeline_fd)
             self._lifeline_fd = -1
+        if self._detached:
+            self.popen.returncode = 0  # nobody waits for it here any more
+            return 0
         try:
             return self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -74,6 +87,7 @@ def start_private(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     env: dict[str, str] | None = None,
+    pass_fds: tuple[int, ...] = (),
 ) -> PrivateProcess:
     """Start argv through `private_command`, with a lifeline; argv calls `hold_lifeline` first."""
     read_fd, write_fd = os.pipe()  # close-on-exec: only the supervisor keeps the write end
@@ -84,7 +98,7 @@ def start_private(
             stdout=stdout,
             stderr=stderr,
             env={**(os.environ if env is None else env), LIFELINE_ENV: str(read_fd)},
-            pass_fds=(read_fd,),
+            pass_fds=(read_fd, *pass_fds),
             # Ctrl-C is the supervisor's, which then ends this in good order.
             start_new_session=True,
         )
@@ -101,7 +115,9 @@ def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _watch(fd: int) -> None:
-    while os.read(fd, 1):
+    while said := os.read(fd, 1):
+        if said == DETACH:
+            return
         os.kill(os.getpid(), signal.SIGTERM)
     os._exit(128 + signal.SIGKILL)
 

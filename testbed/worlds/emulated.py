@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from testbed.clusters.control import handed_on
+from testbed.clusters.names import claim_free
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
 from testbed.results.metrics import RunData, load
@@ -33,9 +35,15 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     (folder / "plan.msgpack").write_bytes(msgspec.msgpack.encode(plan))
     log = folder / "lab.log"
     command = [sys.executable, "-m", "testbed.worlds.lab", str(folder)]
-    with log.open("wb") as words:
+    # While it lives, `testbed status`, `exec` and `link` reach it under its session's name.
+    _, listener = claim_free(folder.parent.name)
+    with log.open("wb") as words, listener:
         process = start_private(
-            command, stdout=subprocess.PIPE, stderr=words, env=_environment(folder)
+            command,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            env={**_environment(folder), **handed_on(listener)},
+            pass_fds=(listener.fileno(),),
         )
         with process:
             heard = _follow(process, progress)

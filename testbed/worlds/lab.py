@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from testbed.clusters.control import Control, inherited_listener
+from testbed.clusters.names import name_of
+from testbed.clusters.protocol import About
 from testbed.errors import RunFailed
 from testbed.fabric.private import hold_lifeline
 from testbed.fabric.shaping import HEADER_BYTES
@@ -27,7 +30,6 @@ from testbed.worlds.plan import (
     HostStart,
     LabPlan,
     TruthStart,
-    WirePlan,
 )
 from testbed.worlds.samples import (
     PortBytes,
@@ -36,6 +38,7 @@ from testbed.worlds.samples import (
     machine_busy_s,
     own_cpu_s,
 )
+from testbed.worlds.wires import build_fabric
 
 if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 START_AHEAD_S = 0.2
 ROOT_CAUSE_S = 0.5  # how long to listen for the host that died first
 SCHEDULER_S = 2.0  # and for the scheduler's, which knows what is undecided
+ASKED, EXITS = "", "exits"  # in selectors, beside hosts: the control socket, and the forkserver
 LOST_PEER = "ended without a goodbye"
 
 
@@ -51,40 +55,14 @@ def say(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
-def build_fabric(wires: WirePlan) -> "Fabric":
-    """The cluster's network, up and shaped."""
-    from testbed.fabric.fabric import Fabric
-    from testbed.fabric.rates import link_rates
-    from topologies.dualpath import DualPathTopo
-
-    topo = DualPathTopo(
-        wires.prefill_nodes,
-        wires.decode_nodes,
-        gpus_per_node=wires.gpus_per_node,
-        folded=wires.folded,
-        storage_hosts=wires.storage_hosts,
-    )
-    rates = link_rates(
-        topo.shape,
-        snic_bps=wires.snic_bps,
-        cnic_bps=wires.cnic_bps,
-        pcie_bps=wires.node_bps,
-        uplink_bps=wires.node_bps,
-        storage_bps=wires.storage_bps,
-        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
-    )
-    fabric = Fabric(topo, rates, qos=wires.qos)
-    fabric.start()
-    return fabric
-
-
 class Lab:
     """One run, from the plan in its folder to samples and accounts beside it."""
 
-    def __init__(self, folder: Path, server: ForkServer) -> None:
+    def __init__(self, folder: Path, server: ForkServer, listener: socket.socket) -> None:
         self._folder = folder
         self._plan = msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan)
         self._server = server
+        self._listener = listener
         self._controls: dict[str, socket.socket] = {}
         self._running: set[str] = set()
         self._samples: list[Sample] = []
@@ -95,9 +73,13 @@ class Lab:
         fabric = build_fabric(self._plan.wires)
         network_up_s = time.monotonic() - began_s
         say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
+        name, wires = name_of(self._listener), self._plan.wires
+        about = About(name, "run", str(self._folder), "rootless", began_s, wires)
+        self._control = Control(self._listener, about, fabric)
         self._start_hosts(fabric)
         self._await_ready()
         start_s = self._go()
+        self._control.phase = "running"
         say(phase="running", start_monotonic_s=start_s)
         self._watch(fabric, start_s)
         for control in self._controls.values():
@@ -145,15 +127,19 @@ class Lab:
         with selectors.DefaultSelector() as selector:
             for host, control in self._controls.items():
                 selector.register(control, selectors.EVENT_READ, host)
-            while selector.get_map():
+            selector.register(self._control, selectors.EVENT_READ, ASKED)
+            while len(selector.get_map()) > 1:
                 events = selector.select(max(0.0, deadline_s - time.monotonic()))
                 if not events:
-                    late = sorted(key.data for key in selector.get_map().values())
+                    late = sorted({key.data for key in selector.get_map().values()} - {ASKED})
                     raise RunFailed(
                         f"{', '.join(late)} not ready after {self._plan.start_deadline_s:g} s; "
                         f"see {self._folder / 'logs'}"
                     )
                 for key, _ in events:
+                    if key.data == ASKED:
+                        self._control.serve()
+                        continue
                     if not self._controls[key.data].recv(1):
                         raise self._failure(key.data, "before the start")
                     selector.unregister(key.fileobj)
@@ -169,14 +155,17 @@ class Lab:
         """Sample on a fixed grid and pass progress on until every host has left."""
         period_s, grid = self._plan.sample_period_s, 0
         with selectors.DefaultSelector() as selector:
-            selector.register(self._server.socket, selectors.EVENT_READ, "")
+            selector.register(self._server.socket, selectors.EVENT_READ, EXITS)
             selector.register(self._controls[AGENTS], selectors.EVENT_READ, AGENTS)
+            selector.register(self._control, selectors.EVENT_READ, ASKED)
             while self._running:
                 due_s = start_s + grid * period_s
                 events = selector.select(max(0.0, due_s - time.monotonic()))
                 for key, _ in events:
                     if key.data == AGENTS:
                         self._pass_on(selector)
+                    elif key.data == ASKED:
+                        self._control.serve()
                     else:
                         self._hear_exit()
                 if time.monotonic() >= due_s:
@@ -257,13 +246,18 @@ def _class_payload(fabric: "Fabric") -> dict[str, dict[str, int]]:
 
 def main() -> int:
     """PID 1: the forkserver first, so that torch loads while the network comes up."""
+    listener = inherited_listener()
     server = ForkServer()
     hold_lifeline()
     try:
-        Lab(Path(sys.argv[1]), server).run()
+        Lab(Path(sys.argv[1]), server, listener).run()
     except RunFailed as error:
         say(phase="failed", reason=str(error))
         return 1
+    except SystemExit as ended:
+        if ended.code == 0:
+            say(phase="failed", reason="it was taken down by `testbed down`")
+        raise
     return 0
 
 

@@ -35,13 +35,13 @@ from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Workload, averages
 from testbed.worlds.knobs import knobs
-from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, Opening, WirePlan, WorldPlan
+from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, Opening, WorldPlan
+from testbed.worlds.wires import wire_plan
 
 PADDED_TO_ROWS = 128
 PHASES = 32  # decode ticks in the time of a block's tokens
 PERSIST_BLOCKS = 1024  # a DE buffer's room for generated blocks on their way to storage
 INBOX_BLOCKS = 4096  # each buffer's part of a storage host's inbox
-STORAGE_HEADROOM = 2.0  # rate of each storage host over that of all SNICs together
 COLLECTIVE_BYTES = 2048  # what an engine tells each peer of its group at each layer
 SAMPLE_PERIOD_S = 0.25
 START_DEADLINE_S = 120.0
@@ -92,7 +92,7 @@ class Layout:
     def plan(self, run_id: int) -> LabPlan:
         """Everything that the lab needs."""
         return LabPlan(
-            self._world(run_id), self._wires(), tuple(self._hosts()), SAMPLE_PERIOD_S,
+            self._world(run_id), wire_plan(self._experiment), tuple(self._hosts()), SAMPLE_PERIOD_S,
             START_DEADLINE_S,
         )  # fmt: skip
 
@@ -142,29 +142,6 @@ class Layout:
             ready=self.chosen.ready,
             scheduler_deadline_s=self._experiment.engine.scheduler_deadline_s,
             real_kv=self._experiment.engine.real_kv,
-        )
-
-    def _wires(self) -> WirePlan:
-        experiment, law = self._experiment, self.scaling
-        cluster = experiment.cluster
-        gpus = cluster.gpus_per_node if cluster.folded else 1
-        default = experiment.hardware.snic_bytes_per_s * experiment.hardware.snic_share
-        return WirePlan(
-            prefill_nodes=cluster.prefill_nodes,
-            decode_nodes=cluster.decode_nodes,
-            gpus_per_node=cluster.gpus_per_node,
-            folded=cluster.folded,
-            storage_hosts=cluster.storage_hosts,
-            qos=experiment.qos,
-            snic_bps=law.bps(default),
-            cnic_bps=law.bps(experiment.hardware.cnic_bytes_per_s * gpus),
-            node_bps=law.bps(experiment.node_cnic_bytes_per_s),
-            # Never the limit: the paper's storage cluster can fill every storage NIC.
-            storage_bps=law.bps(STORAGE_HEADROOM * default * len(self._nodes)),
-            snic_overrides_bps={
-                f"{node}-buf": law.bps(experiment.snic_bytes_per_s(node))
-                for node in experiment.nodes
-            },
         )
 
     def _hosts(self) -> list[HostPlan]:

@@ -3,6 +3,8 @@
 import re
 import shlex
 import subprocess
+import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +38,13 @@ def steps(page: Path) -> list[Step]:
     return found
 
 
-# A page with files has a folder of its own, in which its commands follow each other.
-WALKS = [page for page in PAGES if any(step.file for step in steps(page))]
+# A page with files, or that brings a cluster up, has a folder of its own, in which its commands
+# follow each other.
+WALKS = [
+    page
+    for page in PAGES
+    if any(step.file or step.command.startswith("testbed up ") for step in steps(page))
+]
 SHOWN = sorted({s.command for page in PAGES if page not in WALKS for s in steps(page)})
 
 
@@ -69,6 +76,7 @@ def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
 def test_a_page_with_files_works_from_its_beginning_to_its_end(page: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
+    (folder / "topologies").symlink_to(ROOT / "topologies")
     for step in steps(page):
         if step.file:
             (folder / step.file).write_text(step.text)
@@ -76,7 +84,22 @@ def test_a_page_with_files_works_from_its_beginning_to_its_end(page: Path, tmp_p
             play(step.command, folder, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("line", [line for line in SHOWN if not line.startswith("testbed ")])
+@pytest.mark.parametrize("line", [line for line in SHOWN if line.startswith("pytest ")])
+def test_a_test_on_a_page_passes(line: str, tmp_path: Path) -> None:
+    plugin = ["-p", "no:cacheprovider", "--require", "functional"]
+    if not [entry for entry in entry_points(group="pytest11") if entry.name == "dualpath"]:
+        plugin += ["-p", "testbed.pytest_plugin"]  # the package was installed before it had one
+    ended = subprocess.run(
+        [sys.executable, "-m", *shlex.split(line), *plugin], cwd=ROOT, capture_output=True,
+        text=True, timeout=120, env=environment(tmp_path / "cache"), check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+OTHERS = [line for line in SHOWN if not line.startswith(("testbed ", "pytest "))]
+
+
+@pytest.mark.parametrize("line", OTHERS)
 def test_a_script_on_a_page_is_there_and_parses(line: str) -> None:
     words = shlex.split(line)
     if words[0] in (".", "pip"):

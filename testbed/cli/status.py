@@ -1,0 +1,97 @@
+"""`testbed status`: which clusters are up, and how they are."""
+
+import time
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from testbed.cli.clusters import mbps
+from testbed.cli.output import print_json
+from testbed.clusters import names
+from testbed.clusters.client import Cluster
+from testbed.clusters.protocol import LinkView, View
+from testbed.errors import RunFailed
+
+
+@click.command("status")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
+def command(name: str | None, as_json: bool) -> None:
+    """Show the cluster NAME; without one, all that are up, or the only one."""
+    wanted = [names.find(name)] if name is not None else names.live()
+    views = [view for one in wanted if (view := _look(one)) is not None]
+    if as_json:
+        print_json(views)
+        return
+    if not views:
+        click.echo("no cluster is up; bring one up with testbed up EXPERIMENT")
+        return
+    console = Console()
+    for view in views:
+        _summary(view, console)
+        if len(views) == 1:
+            console.print(_links(view))
+
+
+def _look(name: str) -> View | None:
+    try:
+        return Cluster(name).look()
+    except RunFailed:
+        if name in names.live():
+            raise
+        return None  # it went down meanwhile
+
+
+def _summary(view: View, console: Console) -> None:
+    about = view.about
+    up_s = time.monotonic() - about.since_s
+    changed = [link for link in view.links if not _nominal(link)]
+    marks = [f"{m.host or 'all hosts'} {m.proto}/{m.port} DSCP {m.dscp}" for m in view.marks]
+    console.print(
+        f"[bold]{about.name}[/] ({about.kind}, {about.privilege}): {view.phase} for {up_s:.0f} s, "
+        f"{len(view.hosts)} hosts, {len(view.links)} data links, {len(changed)} changed; "
+        f"classes {'on' if view.qos else 'off'}; {about.folder}",
+        soft_wrap=True,
+    )
+    for mark in marks:
+        console.print(f"  marks {mark}", soft_wrap=True)
+
+
+def _nominal(link: LinkView) -> bool:
+    state = link.state
+    return (state.payload_bps, state.delay_s) == (state.nominal_bps, state.nominal_delay_s)
+
+
+def _links(view: View) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("link", "switch", "rate, Mbit/s", "MB out/in", "MODEL", "dropped"):
+        named = title in ("link", "switch")
+        table.add_column(title, justify="left" if named else "right", no_wrap=True)
+    for link in view.links:
+        state, counters = link.state, link.counters
+        key = f"{state.owner}:{state.nic}"
+        moved = (counters.sent_payload_bytes, counters.received_payload_bytes)
+        table.add_row(key, view.switches.get(key, ""), _rate(link), _mb(moved), *_of_classes(link))
+    return table
+
+
+def _rate(link: LinkView) -> str:
+    state = link.state
+    shown = mbps(state.payload_bps)
+    if state.payload_bps != state.nominal_bps:
+        shown = f"{shown} of {mbps(state.nominal_bps)}"
+    return f"{shown} +{state.delay_s * 1e3:g} ms" if state.delay_s else shown
+
+
+def _mb(counted: tuple[int, int]) -> str:
+    return "/".join(f"{one / 1e6:.2f}" for one in counted)
+
+
+def _of_classes(link: LinkView) -> tuple[str, str]:
+    if link.classes is None:
+        return "", ""
+    ends = (link.classes.sent, link.classes.received)
+    out, into = (end["1:10"].sent_bytes if "1:10" in end else 0 for end in ends)
+    dropped = sum(counted.dropped_packets for end in ends for counted in end.values())
+    return _mb((out, into)), str(dropped)

@@ -1,0 +1,88 @@
+"""Names of live clusters: abstract Unix sockets, which the kernel forgets with their holders.
+
+Nothing lies on disk that a kill could leave behind, and no two clusters of a user can share a name
+(unix(7): abstract addresses vanish when all descriptors are closed; a second bind is refused).
+"""
+
+import errno
+import os
+import re
+import socket
+from pathlib import Path
+
+from testbed.errors import EnvironmentUnfit, InputError
+from testbed.yamlfile import nearest
+
+PREFIX = "dualpath-testbed"
+PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}")
+
+
+def address(name: str) -> str:
+    """The abstract address of this user's cluster of that name."""
+    return f"\0{PREFIX}/{os.getuid()}/{name}"
+
+
+def as_name(text: str) -> str:
+    """The nearest valid name to a file's name."""
+    return re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-.")[:60] or "cluster"
+
+
+def claim(name: str) -> socket.socket:
+    """Take a name; returns the listening socket that holds it.
+
+    Raises InputError for a bad name and for one that is taken.
+    """
+    if not PATTERN.fullmatch(name):
+        raise InputError(
+            f"cluster name {name!r}: use small letters, digits, dots and dashes, at most 60"
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(address(name))
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"cluster {name!r} is up already: testbed down {name}, or choose another --name"
+            ) from error
+        raise EnvironmentUnfit(f"no control socket for cluster {name!r}: {error}") from error
+    return listener
+
+
+def claim_free(name: str) -> tuple[str, socket.socket]:
+    """The name, or the first of name-2, name-3, ... that is free, and the socket that holds it."""
+    base, number = as_name(name), 1
+    while True:
+        candidate = base if number == 1 else f"{base[:55]}-{number}"
+        try:
+            return candidate, claim(candidate)
+        except InputError:
+            number += 1
+
+
+def name_of(listener: socket.socket) -> str:
+    """The name that a listening socket holds."""
+    return str(listener.getsockname().decode().rpartition("/")[2])
+
+
+def live() -> list[str]:
+    """This user's clusters, by name."""
+    start = f"@{PREFIX}/{os.getuid()}/"
+    paths = (line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines())
+    return sorted({path.removeprefix(start) for path in paths if path.startswith(start)})
+
+
+def find(name: str | None) -> str:
+    """The live cluster that is meant: the named one, or the only one; else InputError."""
+    known = live()
+    if name is not None:
+        if name not in known:
+            hint = nearest(name, known, "cluster") if known else "none is up; see testbed up --help"
+            raise InputError(f"no cluster {name!r} is up; {hint}")
+        return name
+    if not known:
+        raise InputError("no cluster is up; bring one up with testbed up EXPERIMENT")
+    if len(known) > 1:
+        raise InputError(f"several clusters are up: {', '.join(known)}; say which with --cluster")
+    return known[0]

@@ -1,0 +1,71 @@
+"""Rates, delays, links and names as people write them."""
+
+import pytest
+
+from testbed.cli.clusters import link_id, mbps, rate_bps, time_s
+from testbed.clusters.names import PATTERN, as_name, claim, claim_free, find, live, name_of
+from testbed.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "bps"),
+    [
+        ("200Mbps", 2e8), ("1.5 Gbit/s", 1.5e9), ("10gbps", 1e10), ("64kbit", 64e3), ("5e8", 5e8),
+        ("1000", 1000.0), ("1500mbit", 1.5e9), ("250 bps", 250.0),
+    ],
+)  # fmt: skip
+def test_rates(text: str, bps: float) -> None:
+    assert rate_bps(text) == pytest.approx(bps)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "-5", "1.2.3Mbps", "nan", "inf", "0", "5MB/s", "0Mbps"]
+)
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="200Mbps"):
+        rate_bps(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2ms", 2e-3), ("250us", 250e-6), ("0s", 0.0)])
+def test_delays(text: str, seconds: float) -> None:
+    assert time_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["2", "ms", "-1ms", "1h", ""])
+def test_what_is_no_delay_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="250us"):
+        time_s(text)
+
+
+def test_links() -> None:
+    assert link_id("pe0-buf:snic") == ("pe0-buf", "snic")
+    for text in ("pe0-buf", ":snic", "pe0-buf:", ""):
+        with pytest.raises(InputError, match="HOST:NIC"):
+            link_id(text)
+    assert (mbps(None), mbps(142.276e6)) == ("unshaped", "142.276")
+
+
+@pytest.mark.parametrize("stem", ["1p2d", "My Lab_2", "--x--", "ä", "a" * 90])
+def test_any_file_name_becomes_a_valid_name(stem: str) -> None:
+    assert PATTERN.fullmatch(as_name(stem))
+
+
+def test_a_name_is_held_by_its_socket_and_by_one_alone() -> None:
+    with claim("unit-one-name") as held:
+        assert name_of(held) == "unit-one-name"
+        assert "unit-one-name" in live()
+        assert find("unit-one-name") == "unit-one-name"
+        with pytest.raises(InputError, match="up already"):
+            claim("unit-one-name")
+        name, second = claim_free("unit-one-name")
+        second.close()
+        assert name == "unit-one-name-2"
+    assert "unit-one-name" not in live()
+    with pytest.raises(InputError, match="unit-one-name"):
+        find("unit-one-name")
+
+
+@pytest.mark.parametrize("name", ["", "UP", "a b", "a/b", "-a", "a" * 61, "ä"])
+def test_bad_names_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="small letters"):
+        claim(name)
