@@ -43,7 +43,7 @@ OF_READING = ("request", "traffic_class", "dscp", "totals", "check", "port_base"
 @click.option("--totals", is_flag=True, help="Totals alone, no line a frame.")
 @click.option(
     "--check", is_flag=True,
-    help="Exit 1 if a flow is mis-marked, 3 if bytes are not in the file.",
+    help="Exit 1 if a flow is mis-marked, 3 if packets are not in the file.",
 )  # fmt: skip
 @click.option(
     "--port-base", type=click.IntRange(1, 65533),
