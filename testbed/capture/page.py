@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from testbed.capture.reading import Reading
+from testbed.capture.reading import Reading, Wanted
 from testbed.capture.records import Frame, mark_name
 from testbed.capture.summary import Summary
 
@@ -23,7 +23,7 @@ def show(reading: Reading, console: Console) -> None:
         f"\n{summary.interface}: {summary.packets} packets, dropped by the writer: {dropped}",
         markup=False, highlight=False,
     )  # fmt: skip
-    if any(value is not None for value in (reading.wanted.request, reading.wanted.traffic_class)):
+    if reading.wanted != Wanted():
         console.print(_taken(reading))
     console.print(_classes(summary))
     console.print(_marks(summary))
@@ -44,6 +44,7 @@ def _taken(reading: Reading) -> Table:
     wanted = reading.wanted
     words = [f"request {wanted.request}"] if wanted.request is not None else []
     words += [f"class {wanted.traffic_class}"] if wanted.traffic_class is not None else []
+    words += [f"DSCP {mark_name(wanted.dscp)}"] if wanted.dscp is not None else []
     table = _table(
         "\n" + ", ".join(words),
         "way", "class", "DSCP", "frames", "bytes", "of them KV", "not captured",

@@ -31,6 +31,7 @@ class Stream:
         self._emit = emit
         self._parse = parse
         self._parser: FrameParser | None = None
+        self._first: int | None = None
         self._next: int | None = None
         self._pending: list[_Piece] = []
         self._pending_bytes = 0
@@ -42,7 +43,8 @@ class Stream:
         start = self._place(tcp.sequence)
         if tcp.flags & SYN:
             start += 1
-            if self._next is None or start != self._next:
+            if start % _WHOLE != self._first:  # or the same one once more
+                self._first = start % _WHOLE
                 self._restart(start)
         elif self._next is None:
             if not tcp.payload_bytes:

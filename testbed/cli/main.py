@@ -23,7 +23,6 @@ VERBS = {
     "explain": "Why a request of a finished run went where it went.",
     "whatif": "Halve and double each resource in virtual time: what would help?",
     "sweep": "Play a grid of experiments into one table; goes on where it was stopped.",
-    "capture": "Packets of one interface into a file, and back to our frames.",
     "decide": "Feed a run's recorded events to any scheduler, without a cluster.",
     "scheduler": "Our own scheduler as a process that speaks the protocol.",
     "new": "Write the first lines of a policy of your own.",

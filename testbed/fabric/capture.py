@@ -11,11 +11,12 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -58,11 +59,33 @@ class CaptureEnd(msgspec.Struct, frozen=True):
     why: str = ""  # if it ended by itself
 
 
+class Lifeline(Protocol):
+    """Something that becomes readable when a network's owner has ended."""
+
+    def fileno(self) -> int:
+        """What to poll."""
+        ...
+
+    def close(self) -> object:
+        """Give it back."""
+        ...
+
+
 class PacketSocket(NamedTuple):
-    """A packet socket that receives nothing yet, and the interfaces of its namespace."""
+    """A packet socket that receives nothing yet, and the interfaces of its namespace.
+
+    An open socket keeps its namespace alive: `lifeline` tells when nobody else does any more.
+    """
 
     socket: socket.socket
     interfaces: list[str]
+    lifeline: Lifeline | None = None
+
+    def close(self) -> None:
+        """Give both back."""
+        self.socket.close()
+        if self.lifeline is not None:
+            self.lifeline.close()
 
 
 class Capture:
@@ -92,19 +115,19 @@ class Capture:
         self.interface, self.path = interface, str(path)
         self._count, self._seconds = count, seconds
         self._packets = self._cut = self._dropped = self._block = 0
-        self._socket, known = packet_socket(source) if isinstance(source, int) else source
+        self._source = packet_socket(source) if isinstance(source, int) else source
+        self._socket = self._source.socket
         try:
-            if interface not in known:
-                raise InputError(
-                    f"no interface {interface!r} to capture on; there are {', '.join(known)}"
-                )
+            if interface not in self._source.interfaces:
+                known = ", ".join(self._source.interfaces)
+                raise InputError(f"no interface {interface!r} to capture on; there are {known}")
             self._ring = _ring(self._socket)
             self._accept(snaplen)
             self._fd = _opened(self.path)
             self._file = Pcapng(self._fd, label or interface, snaplen)
             self._socket.bind((interface, _ETH_P_ALL))
         except BaseException:
-            self._socket.close()
+            self._source.close()
             raise
 
     def run(self, stop: Callable[[], bool]) -> CaptureEnd:
@@ -113,6 +136,8 @@ class Capture:
         why = ""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | select.POLLERR)
+        if self._source.lifeline is not None:
+            poll.register(self._source.lifeline, select.POLLIN)
         while not why and not stop():
             if end_s is not None and time.monotonic() >= end_s:
                 why = f"{self._seconds:g} s are over"
@@ -121,6 +146,8 @@ class Capture:
             elif not self._take_block():
                 why = self._wait(poll)
         self._accept(0)  # what waits in the ring is still ours, what comes now is not
+        if self._source.lifeline is not None:
+            poll.unregister(self._source.lifeline)
         while not self._full and (self._take_block() or poll.poll(3 * RETIRE_MS)):
             if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 break
@@ -145,6 +172,8 @@ class Capture:
         try:
             yield lambda: ended[0]
         finally:
+            with suppress(BrokenPipeError):
+                os.write(stop_write, b"x")  # later children may hold copies: closing is not enough
             os.close(stop_write)
             with os.fdopen(told_read, "rb") as told:
                 words = told.read()
@@ -154,10 +183,33 @@ class Capture:
             raise RunFailed(f"the capture on {self.interface} into {self.path} ended: {reason}")
         ended.append(msgspec.json.decode(words, type=CaptureEnd))
 
+    @contextmanager
+    def in_thread(self) -> Iterator[Callable[[], CaptureEnd]]:
+        """As `in_background`, in a thread of this process: where it must not fork."""
+        stopping = threading.Event()
+        ended: list[CaptureEnd] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                ended.append(self.run(stopping.is_set))
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work, name=f"capture {self.path}", daemon=True)
+        thread.start()
+        try:
+            yield lambda: ended[0]
+        finally:
+            stopping.set()
+            thread.join()
+        if errors:
+            raise errors[0]
+
     def close(self) -> None:
         """Give back what this process holds; the file keeps what was written."""
         self._ring.close()
-        self._socket.close()
+        self._source.close()
         if self.path != "-":
             os.close(self._fd)
 
@@ -185,7 +237,9 @@ class Capture:
 
     def _wait(self, poll: select.poll) -> str:
         """Until there is a block, or a while; says why the capture is over if it is."""
-        for _, events in poll.poll(POLL_MS):
+        for fd, events in poll.poll(POLL_MS):
+            if fd != self._socket.fileno():
+                return "its cluster ended"
             if events & select.POLLERR:
                 self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # clears it
                 if not self._socket.getsockname()[0]:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-WORTH_KEEPING = ("*.log", "*.pcap", "*.json", "*.yaml", "*.jsonl")
+WORTH_KEEPING = ("*.log", "*.pcap", "*.pcapng", "*.json", "*.yaml", "*.jsonl")
 
 
 def keep(folder: Path, target: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Network:
         self.cluster = cluster
         self.folder = folder
         self._programs: list[subprocess.Popen[Any]] = []
+        self._captures = ExitStack()
         self._nics = {host.name: host.nics for host in cluster.look().hosts}
         self.ledger = Ledger(cluster.look)
 
@@ -106,13 +108,21 @@ class Network:
         dscp = None if traffic_class is None else DSCP[traffic_class]
         self.cluster.mark(proto, port, dscp, host)
 
+    def capture(self, link: str) -> Path:
+        """Record an interface (HOST:IF) until the test ends; returns the pcapng file."""
+        from testbed.clusters.recording import record
+
+        path = self.folder / f"{link.replace(':', '-')}.pcapng"
+        self._captures.enter_context(record(self.cluster, link, path).in_thread())
+        return path
+
     def _of(self, host: str) -> dict[str, NicAddress]:
         if host not in self._nics:
             raise InputError(f"no host {host!r}; {nearest(host, self.hosts, 'host')}")
         return self._nics[host]
 
     def close(self) -> None:
-        """End the programs that still run."""
+        """End the programs that still run, and what is recorded."""
         for program in self._programs:
             if program.poll() is None:
                 program.kill()
@@ -120,6 +130,7 @@ class Network:
             for stream in (program.stdin, program.stdout, program.stderr):
                 if stream is not None:
                     stream.close()
+        self._captures.close()
 
 
 class Link:

@@ -7,6 +7,7 @@ lateness per window and fell above 100 %.
 from collections.abc import Sequence
 
 from engines.config import DecodeConfig, PrefillConfig
+from testbed.results.classes import astray
 from testbed.results.metrics import RunData
 from testbed.results.schema import PolicyResult, Verdict
 from testbed.worlds.plan import LOOPBACK
@@ -63,7 +64,7 @@ def _functional(run: RunData, result: PolicyResult) -> list[str]:
         causes.append(f"KV differs in {result.kv_checked - result.kv_equal} sampled turns")
     if not result.failed_turns and _kv_is_counted_apart(run):
         causes += _ledger(result, run.plan.fabric == LOOPBACK)
-    return causes + _classes(run, result)
+    return causes + _classes(run, result) + astray(run)
 
 
 def _unchecked(run: RunData, result: PolicyResult) -> list[str]:

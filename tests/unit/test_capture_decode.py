@@ -9,6 +9,7 @@ from capture_packets import write_capture as write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.capture import streams
 from testbed.capture.reading import Wanted, read
 from testbed.capture.records import FlowAccount, Frame
 from testbed.capture.summary import Summary, summarise
@@ -157,6 +158,28 @@ def test_packets_cut_by_the_snaplen_still_count_whole(path: Path) -> None:
     captured = sum(len(packet.data) - 66 for packet in sent)
     assert account.frame_bytes + account.unparsed_bytes == captured
     assert found[0].kind == "HELLO"
+
+
+def test_a_handshake_that_is_sent_once_more_does_not_begin_the_stream_again(path: Path) -> None:
+    half = len(STREAM) // 2
+    summary, found = seen(path, [
+        segment(ISN, flags=SYN), segment(ISN, flags=SYN), segment(ISN + 1, STREAM[:half]),
+        segment(ISN, flags=SYN), segment(ISN + 1 + half, STREAM[half:]),
+    ])  # fmt: skip
+    assert [frame.kind for frame in found] == KINDS
+    assert only(summary).retransmitted_bytes == 0
+
+
+def test_a_hole_is_given_up_when_more_than_a_window_waits_behind_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "PENDING_LIMIT_BYTES", 4000)
+    sent = pieces([1000] * 20)
+    late = [segment(ISN, flags=SYN), sent[0], *sent[2:], sent[1]]  # the second comes too late
+    summary, _ = seen(path, late)
+    account = only(summary)
+    assert account.missing_bytes == account.retransmitted_bytes == 1000
+    assert account.payload_bytes == len(STREAM) - 1000
 
 
 def test_ports_that_are_used_again_are_another_connection(path: Path) -> None:

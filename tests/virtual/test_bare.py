@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from testbed.fabric.pcapng import Pcapng
 from testbed.worlds.emulated import PACKAGES
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +149,14 @@ def test_what_is_refused_is_refused(name: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert ended.returncode == 1 and "is refused here" in ended.stderr
+
+
+def test_a_capture_is_decoded(packages: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    with path.open("wb") as file:
+        written = Pcapng(file.fileno(), "pe0-buf:snic", 1 << 18)
+        written.packet(1000, bytes(60), 60, outgoing=True)
+        written.end(1000, 1, 0)
+    ended = call(packages, "capture", "--read", str(path), "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["summary"]["packets"] == 1
