@@ -44,7 +44,10 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     if heard != ENDED:
         last = (log.read_text(errors="replace").strip().splitlines() or ["it left no word"])[-1]
         if not heard and "unshare" in last:
-            raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
+            raise EnvironmentUnfit(
+                f"no private namespaces: {last}; run `testbed doctor`, or play without them for a "
+                f"functional verdict: --fabric {LOOPBACK}"
+            )
         raise RunFailed(f"the lab ended early: {last} (whole story: {log})")
     return load(folder)
 
