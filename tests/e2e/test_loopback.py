@@ -179,7 +179,6 @@ WHOM: dict[str, tuple[Callable[[int], int], signal.Signals, int]] = {
     "forkserver": (server, signal.SIGKILL, 1),
     "host": (host, signal.SIGKILL, 1),
     "interrupted": (lambda pid: pid, signal.SIGINT, 130),
-    "hung up": (lambda pid: pid, signal.SIGHUP, 130),
 }
 
 
