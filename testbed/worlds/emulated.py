@@ -23,11 +23,11 @@ from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan
 from testbed.worlds.tied import TiedProcess, tied
 
 ENDED = "ended"
-# pyproject.toml, extra "emulated"
 PACKAGES = {
     NAMESPACES: ("lmdb", "mininet", "pyroute2", "torch", "uvloop"),
     LOOPBACK: ("lmdb", "torch", "uvloop"),
 }
+EXTRAS = {NAMESPACES: "emulated", LOOPBACK: "loopback"}  # of pyproject.toml, with these packages
 Progress = Callable[[str, int, int], None]  # phase, turns ended, turns planned
 
 
@@ -53,7 +53,10 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
         said = log.read_text(errors="replace").strip().splitlines()[1:]
         last = (said or ["it left no word"])[-1]
         if not heard and "unshare" in last:
-            raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
+            raise EnvironmentUnfit(
+                f"no private namespaces: {last}; run `testbed doctor`, or play without them for a "
+                f"functional verdict: --fabric {LOOPBACK}"
+            )
         raise RunFailed(f"the lab ended early: {last} (whole story: {log})")
     return load(folder)
 
@@ -91,8 +94,8 @@ def require_packages(fabric: str = NAMESPACES) -> None:
     missing = [name for name in PACKAGES[fabric] if find_spec(name) is None]
     if missing:
         raise EnvironmentUnfit(
-            f"the emulated world needs {', '.join(missing)}: pip install '.[emulated]' in the "
-            "project's folder, on Linux; or play in virtual time: --world virtual"
+            f"the emulated world needs {', '.join(missing)}: pip install '.[{EXTRAS[fabric]}]' in "
+            "the project's folder, on Linux; or play in virtual time: --world virtual"
         )
 
 

@@ -71,6 +71,7 @@ class ForkServer:
 def _serve(lab: socket.socket, parent: int) -> None:
     """The server's life: load what hosts need, then fork on order and reap."""
     _end_with(parent)
+    os.dup2(2, 1)  # the lab's words end with the lab
     from testbed.worlds.hosts import main  # loads torch, once for all hosts
 
     gc.collect()

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from tcp_hosts import ONE_ROW, CountingKeys, filled, run
 
+from engines.errors import TransferError
 from engines.kv import Span
 from engines.messages import ReadDone
 from engines.real.clock import RealClock
@@ -145,4 +146,21 @@ def test_transports_meet_at_their_places_and_both_count_what_moved(whole: bool) 
 
     nics = list(ClusterShape(1, 1).nics())
     with reserved(nics, SEED, whole) as found:
+        run(lambda: main(found))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_port_that_is_taken_after_the_trial_ends_the_host_loudly(whole: bool) -> None:
+    async def main(found: Reservation) -> None:
+        clock = RealClock(0.0, 1.0)
+        config = TcpConfig("store0", 7, 1, found.directory)
+        address, base = found.directory["store0"]["storage"].split(":")
+        taken = int(base) + 1
+        with (
+            socket.create_server((address, taken)),
+            pytest.raises(TransferError, match=rf"^store0 cannot listen on {address}:{taken} "),
+        ):
+            await TcpTransport(config, clock, CountingKeys()).start()
+
+    with reserved(list(ClusterShape(1, 1).nics()), SEED, whole) as found:
         run(lambda: main(found))

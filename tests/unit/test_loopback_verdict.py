@@ -2,6 +2,8 @@
 
 import importlib.util
 import io
+import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -28,7 +30,7 @@ from testbed.spec import load_experiment
 from testbed.workload import build_workload
 from testbed.worlds import account, virtual
 from testbed.worlds.account import HostAccount
-from testbed.worlds.emulated import require_packages
+from testbed.worlds.emulated import EXTRAS, PACKAGES, require_packages
 from testbed.worlds.lab import _class_payload, _look
 from testbed.worlds.loopback import LoopbackNetwork
 from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan, on_loopback
@@ -203,6 +205,13 @@ def test_a_finished_run_stands_for_its_own_fabric_alone(
     assert again.reused == {"basic": f"{first.folder}/basic"}
     assert again.fabric == LOOPBACK and again.verdict == first.verdict
     assert played == [LOOPBACK, NAMESPACES]
+
+
+def test_what_pip_is_told_to_install_is_what_is_asked_for() -> None:
+    extras = tomllib.loads((FILE.parents[1] / "pyproject.toml").read_text())["project"]
+    for fabric, packages in PACKAGES.items():
+        listed = extras["optional-dependencies"][EXTRAS[fabric]]
+        assert tuple(sorted(re.match(r"\w+", line)[0] for line in listed)) == packages
 
 
 def test_only_namespaces_ask_for_what_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
