@@ -29,6 +29,12 @@ def home() -> Path:
     return Path.home()
 
 
+def cache_folder() -> Path:
+    """Where KV that was computed once is kept between runs (XDG base directories)."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(home() / ".cache")
+    return Path(base) / "dualpath-testbed"
+
+
 def created(path: Path) -> None:
     """To be called before a folder is made or filled: it, and parents that it lacks, are ours."""
     top = path.absolute()

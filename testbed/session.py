@@ -14,6 +14,7 @@ from testbed.bound import bound, reads_of
 from testbed.content import run_digest, workload_digest
 from testbed.errors import InputError, RunFailed
 from testbed.ideal import as_played, require_io
+from testbed.owner import cache_folder as cache_folder
 from testbed.policies import Chosen
 from testbed.results.events import EVENTS, write_events
 from testbed.results.metrics import RunData, measure
@@ -51,12 +52,6 @@ def require_world(world: str, fabric: str = NAMESPACES) -> None:
 
 
 WORLDS: dict[str, World] = {EMULATED: _emulated, VIRTUAL: virtual.run}
-
-
-def cache_folder() -> Path:
-    """Where KV that was computed once is kept between runs (XDG base directories)."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(owner.home() / ".cache")
-    return Path(base) / "dualpath-testbed"
 
 
 def new_folder(root: Path, name: str) -> Path:

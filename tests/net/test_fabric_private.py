@@ -17,7 +17,6 @@ from testbed.errors import EnvironmentUnfit
 from testbed.fabric import namespaces
 from testbed.fabric.fabric import Fabric
 from testbed.fabric.private import PrivateProcess, hold_lifeline, start_private
-from testbed.fabric.probe import Finding, probe, user_namespace_fix
 from testbed.fabric.rates import link_rates
 from topologies.dualpath import DualPathTopo
 
@@ -142,17 +141,3 @@ def test_joining_the_namespace_one_is_in_is_refused() -> None:
 def test_a_program_without_lifeline_is_refused() -> None:
     with pytest.raises(EnvironmentUnfit, match="lifeline"):
         hold_lifeline()
-
-
-def test_probe_finds_every_primitive_that_a_fabric_needs() -> None:
-    found = {row.name: row for row in probe()}
-    needed = ("user namespace", "network namespace", "setns", "veth", "bridge", "htb", "u32")
-    assert all(found[name].status == "ok" for name in needed)
-    assert all(row.fix for row in found.values() if row.status != "ok")
-    assert isinstance(found["memory"], Finding)
-
-
-def test_probe_names_the_sysctl_that_ubuntu_restricts_user_namespaces_by() -> None:
-    fix = user_namespace_fix({"kernel.apparmor_restrict_unprivileged_userns": "1"}.get)
-    assert "kernel.apparmor_restrict_unprivileged_userns=0" in fix
-    assert "sudo" in fix
