@@ -12,7 +12,8 @@ import msgspec
 
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
-from testbed.results.metrics import RunData, load
+from testbed.results.metrics import OTHERS, RunData, load
+from testbed.worlds.others import Seen, busiest, processes
 from testbed.worlds.plan import LabPlan
 
 ENDED = "ended"
@@ -38,7 +39,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
             command, stdout=subprocess.PIPE, stderr=words, env=_environment(folder)
         )
         with process:
-            heard = _follow(process, progress)
+            heard = _follow(process, progress, folder)
     if heard != ENDED:
         last = (log.read_text(errors="replace").strip().splitlines() or ["it left no word"])[-1]
         if not heard and "unshare" in last:
@@ -82,10 +83,14 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _follow(process: PrivateProcess, progress: Progress) -> str:
-    """Pass on what the lab says; returns its last phase, "" if it never said one."""
+def _follow(process: PrivateProcess, progress: Progress, folder: Path) -> str:
+    """Pass on what the lab says; returns its last phase, "" if it never said one.
+
+    Leaves in the folder who else used the machine between the phases "running" and "checking".
+    """
     assert process.popen.stdout is not None
     heard = ""
+    before: dict[int, Seen] = {}
     for line in process.popen.stdout:
         said = json.loads(line)
         heard = said.get("phase", heard)
@@ -93,5 +98,13 @@ def _follow(process: PrivateProcess, progress: Progress) -> str:
             raise RunFailed(said["reason"])
         if heard == ENDED:
             break
+        if said.get("phase") == "running":
+            before = processes()
+        elif said.get("phase") == "checking":
+            after = processes()
+            # This process is ours; its other children may be anybody's.
+            after.pop(os.getpid(), None)
+            others = busiest(before, after, {process.popen.pid})
+            (folder / OTHERS).write_bytes(msgspec.msgpack.encode(others))
         progress(said.get("phase", "running"), said.get("progress", 0), said.get("total", 0))
     return heard

@@ -28,13 +28,13 @@ from engines.seams.compute import Compute
 from engines.seams.store import Store
 from scheduler.errors import DualPathError, PolicyFailed
 from testbed.errors import RunFailed
-from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
+from testbed.results.metrics import RunData
 from testbed.results.utilisation import capacities
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.held import HeldKv
 from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, WirePlan
 from testbed.worlds.roles import Sides, play_role
-from testbed.worlds.samples import PortBytes, Sample, Samples
+from testbed.worlds.samples import KV_CLASS, MODEL_CLASS, PortBytes, Sample, Samples
 from topologies.shape import ClusterShape, Port
 
 # A message on the management network, and what both ends' processes do with it (fitted).
