@@ -267,8 +267,9 @@ def _slower(timing: Timing, plan: LabPlan) -> str:
     room = timing.busy.limit - timing.foreign.value
     own = timing.busy.value - timing.foreign.value
     shares = [one.value / one.limit for one in (timing.lateness, timing.run_delay)]
-    shares += [timing.overshoot_p99_s.value / timing.overshoot_p99_s.limit]
-    factor = max(LEAST_FACTOR, *shares, own / room if room > own / MOST_FACTOR else MOST_FACTOR)
+    overshoot = timing.overshoot_p99_s.value / timing.overshoot_p99_s.limit
+    cores = own / room if room > own / MOST_FACTOR else MOST_FACTOR
+    factor = max(LEAST_FACTOR, *shares, min(overshoot, MOST_FACTOR), cores)
     wires, scale = plan.wires, ceil(10 * factor * plan.world.time_scale) / 10
     smaller = ", or use fewer nodes" if wires.prefill_nodes + wires.decode_nodes > 2 else ""
     if not wires.folded and wires.gpus_per_node > 1:
