@@ -208,4 +208,4 @@ def _play_one(
         ),
         layout.pipeline_turns,
     )
-    return result, judge(run, result, os.cpu_count() or 1)
+    return result, judge(run, result)

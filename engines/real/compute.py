@@ -42,6 +42,7 @@ class TorchCompute:
                 f"values, the decoder writes {wanted[0]} of {wanted[1]}; use decoder.layout()"
             )
         self.stats = ComputeStats()
+        self.late: list[tuple[float, float]] = []  # when each was due, and how late it was
         self._decoder = decoder
         self._pool = pool
         self._clock = clock
@@ -156,6 +157,7 @@ class TorchCompute:
         if late_s > 0:
             self.stats.overruns += 1
             self.stats.lateness_s += late_s
+            self.late.append((due_s, late_s))
         await self._clock.sleep_until_s(due_s)
 
 

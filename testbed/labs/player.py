@@ -131,7 +131,7 @@ def _measured(experiment: Experiment, record: Record) -> Played:
         lambda turns, offered: bound(experiment, turns, Reads.BOTH, len(workload.agents), offered),
         layout.pipeline_turns,
     )
-    verdict = judge(run, result, cores=1)
+    verdict = judge(run, result)
     return _played(run, result, record, verdict.causes if verdict.functional != PASSED else ())
 
 

@@ -18,6 +18,7 @@ from testbed.results import ledger
 from testbed.results.balance import balance, snic_rates
 from testbed.results.dram import Cached, cached, expected_share, shares
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, SchedulerRestart, Spread
+from testbed.results.timing import evidence
 from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
     agents_config,
@@ -31,16 +32,18 @@ from testbed.results.windows import (
 from testbed.workload import Load
 from testbed.worlds import account
 from testbed.worlds.account import HostAccount, TurnTruth
+from testbed.worlds.others import Program
 from testbed.worlds.plan import LabPlan
-from testbed.worlds.samples import Samples
+from testbed.worlds.samples import KV_CLASS, MODEL_CLASS, Samples
 
-MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/shaping.py)
+OTHERS = "others.msgpack"  # in a run's folder: what else ran on the machine
 
 
 class RunData(msgspec.Struct, dict=True):
     """Everything that a run left.
 
     In the virtual world `wall_s` is what `virtual_s` target seconds took; elsewhere both are 0.
+    `others` are the programs that used most of the machine beside it.
     """
 
     plan: LabPlan
@@ -49,6 +52,7 @@ class RunData(msgspec.Struct, dict=True):
     truths: list[TurnTruth]
     wall_s: float = 0.0
     virtual_s: float = 0.0
+    others: list[Program] = []
 
     @property
     def turns(self) -> list[TurnRecord]:
@@ -82,11 +86,17 @@ class RunData(msgspec.Struct, dict=True):
 
 def load(folder: Path) -> RunData:
     """Read a run's folder."""
+    others = folder / OTHERS
     return RunData(
         msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan),
         account.read_all(folder / "accounts"),
         msgspec.msgpack.decode((folder / "samples.msgpack").read_bytes(), type=Samples),
         account.read_truths(folder / "truth"),
+        others=(
+            msgspec.msgpack.decode(others.read_bytes(), type=list[Program])
+            if others.exists()
+            else []
+        ),
     )
 
 
@@ -183,6 +193,7 @@ def measure(
             )
             for one in run.accounts["sched"].restarts
         ],
+        timing=evidence(run, window),
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.delays import NOBODY
-from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
+from testbed.results.schema import Comparison, NodeShares, PolicyResult, Timing, Verdict
 from testbed.worlds.plan import LOOPBACK
 
 BAR_CELLS, FEWEST_CELLS = 24, 6
@@ -185,7 +185,36 @@ def _machine_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]
         ),
         ("memory of all hosts, GB", [f"{r.memory_bytes / 1e9:.1f}" for r in results]),
         ("network up in, s", [f"{r.network_up_s:.2f}" for r in results]),
+        *_timing_lines([r.timing for r in results if r.timing is not None], len(results)),
     ]
+
+
+def _timing_lines(timings: Sequence[Timing], results: int) -> list[tuple[str, list[str]]]:
+    """How far this machine was from delaying the run; nothing of runs that did not look."""
+    if len(timings) < results:
+        return []
+    return [
+        ("CPU used by others", [f"{t.foreign.value:.0%}" for t in timings]),
+        ("layers late, sum over time", [f"{t.lateness.value:.0%}" for t in timings]),
+        ("ticks a period late", [f"{t.late_ticks.value:.1%}" for t in timings]),
+        ("longest wait for a CPU", [f"{t.run_delay.value:.0%}" for t in timings]),
+        ("1 ms sleep late, p99, ms", [f"{1000 * t.overshoot_p99_s.value:.1f}" for t in timings]),
+        (
+            "full links, least of rate",
+            [f"{min(t.goodput.values()):.1%}" if t.goodput else "-" for t in timings],
+        ),
+        (
+            "packets dropped, KV / MODEL",
+            [
+                f"{_dropped(t) - t.model_drops.value:.0f} / {t.model_drops.value:.0f}"
+                for t in timings
+            ],
+        ),
+    ]
+
+
+def _dropped(timing: Timing) -> int:
+    return sum(count for classes in timing.drops.values() for count in classes.values())
 
 
 def verdict_text(verdict: Verdict) -> Text:
@@ -202,6 +231,16 @@ def verdict_text(verdict: Verdict) -> Text:
     return text
 
 
+def notes_text(policies: dict[str, PolicyResult]) -> list[Text]:
+    """What is worth a word about the machine and is no doubt, a line each."""
+    return [
+        Text(f"  note: {name}: {note}")
+        for name, result in policies.items()
+        if result.timing is not None
+        for note in result.timing.notes
+    ]
+
+
 def render(comparison: Comparison, columns: int) -> RenderableType:
     """The whole picture of a run or comparison, for a terminal of so many columns."""
     title = (
@@ -213,6 +252,7 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
             *_figures(comparison, columns),
             Text(),
             verdict_text(comparison.verdict),
+            *notes_text(comparison.policies),
             Text(f"results: {comparison.folder}"),
             *(Text(f"{name}: reused from {at}") for name, at in comparison.reused.items()),
         ),

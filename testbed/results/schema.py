@@ -8,6 +8,7 @@ import msgspec
 from testbed.bound import Bound
 from testbed.results.balance import Balance
 from testbed.results.ledger import PortLine
+from testbed.worlds.others import Program
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -55,6 +56,53 @@ class SchedulerRestart(msgspec.Struct, frozen=True):
     undecided: int
 
 
+class Sign(msgspec.Struct, frozen=True):
+    """One number that says how far a run's times can be believed; less is better.
+
+    Above `warning` it is told, above `limit` it makes the timing inconclusive.
+    """
+
+    value: float
+    warning: float
+    limit: float
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """The evidence for an emulated run's timing verdict.
+
+    Each share is the worse of the whole run's and the steady window's. `lateness` sums how late
+    the layers of one prefill host were, over the time; `overruns` is the share of layers that took
+    longer than modelled, `late_ticks` that of a host's decode ticks a whole period late, and
+    `run_delay` of the time that a host waited for a CPU, each of the worst host. `overshoot_p99_s`
+    and `overshoot_max_s` say how late a sleeper of 1 ms woke up, in target seconds. `busy` and
+    `foreign` are shares of the `cores` that the run may use; these two count against a run only
+    if something `delayed` it. `shortfall` is what the worst link lacked of its rate while its queue
+    cannot have been empty, less what the few packets of the sample allow. `model_drops` are packets
+    of the class of collectives. The rest is shown and judges nothing: `goodput` is each such
+    link's share of its rate, `drops` are packets by link and class, and `others` the programs that
+    used most CPU beside the run. Of `notes` none makes the timing inconclusive.
+    """
+
+    cores: int
+    lateness: Sign
+    overruns: Sign
+    late_ticks: Sign
+    run_delay: Sign
+    overshoot_p99_s: Sign
+    busy: Sign
+    foreign: Sign
+    shortfall: Sign
+    model_drops: Sign
+    delayed: bool
+    overshoot_max_s: float
+    stolen_share: float
+    run_delays: dict[str, float]
+    goodput: dict[str, float]
+    drops: dict[str, dict[str, int]]
+    others: list[Program]
+    notes: tuple[str, ...]
+
+
 class PolicyResult(msgspec.Struct, frozen=True):
     """One policy's run.
 
@@ -70,7 +118,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     `delay_by` says who made the delays of links: "none" (there are none), "netem" (the kernel),
     "due-time" (the transport), or "modelled". By due time, what arrived was held `delay_late_s`
     longer than its delay on average.
-    The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere.
+    The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere. `timing` is
+    the evidence for the timing verdict; there is none of a virtual world.
     """
 
     completed_turns: int
@@ -112,6 +161,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     restarts: list[SchedulerRestart] = []
     delay_by: str = "none"
     delay_late_s: float = 0.0
+    timing: Timing | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ class HostAccount(msgspec.Struct):
     """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time
     since then in which it was runnable and had no CPU (schedstat), both real.
     `retransmitted_bytes` is what its kernel sent once more, at most; `cached_tokens` are those of
-    each request that came from a buffer's DRAM cache; `tallies` what the transport moved."""
+    each request that came from a buffer's DRAM cache; `tallies` what the transport moved. `late`
+    has each computation that ended late: when it was due, and by how much, in target seconds."""
 
     host: str
     role: str
@@ -26,6 +27,7 @@ class HostAccount(msgspec.Struct):
     counts: dict[str, Any] = {}
     transport: dict[str, Any] = {}
     compute: dict[str, float] = {}
+    late: list[tuple[float, float]] = []
     forwards: list[Forward] = []
     decided: list[Decided] = []
     restarts: list[Restart] = []

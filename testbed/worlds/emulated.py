@@ -18,7 +18,8 @@ from testbed.clusters.names import claim_free
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
 from testbed.fabric.privilege import mode
-from testbed.results.metrics import RunData, load
+from testbed.results.metrics import OTHERS, RunData, load
+from testbed.worlds.others import Seen, busiest, processes
 from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan
 from testbed.worlds.tied import TiedProcess, tied
 
@@ -48,7 +49,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
         words.write(f"private namespaces: {mode()}\n".encode())
         words.flush()
         with _started(plan.fabric, folder, words) as process:
-            heard = _follow(process, progress)
+            heard = _follow(process, progress, folder)
     if heard != ENDED:
         said = log.read_text(errors="replace").strip().splitlines()[1:]
         last = (said or ["it left no word"])[-1]
@@ -126,10 +127,14 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _follow(process: PrivateProcess | TiedProcess, progress: Progress) -> str:
-    """Pass on what the lab says; returns its last phase, "" if it never said one."""
+def _follow(process: PrivateProcess | TiedProcess, progress: Progress, folder: Path) -> str:
+    """Pass on what the lab says; returns its last phase, "" if it never said one.
+
+    Leaves in the folder who else used the machine between the phases "running" and "checking".
+    """
     assert process.popen.stdout is not None
     heard = ""
+    before: dict[int, Seen] = {}
     for line in process.popen.stdout:
         said = json.loads(line)
         heard = said.get("phase", heard)
@@ -139,5 +144,13 @@ def _follow(process: PrivateProcess | TiedProcess, progress: Progress) -> str:
             raise EnvironmentUnfit(said["reason"])
         if heard == ENDED:
             break
+        if said.get("phase") == "running":
+            before = processes()
+        elif said.get("phase") == "checking":
+            after = processes()
+            # This process is ours; its other children may be anybody's.
+            after.pop(os.getpid(), None)
+            others = busiest(before, after, {process.popen.pid})
+            (folder / OTHERS).write_bytes(msgspec.msgpack.encode(others))
         progress(said.get("phase", "running"), said.get("progress", 0), said.get("total", 0))
     return heard

@@ -43,6 +43,8 @@ MOST_NAMED = 5  # of what a host lacks when it fails
 def main(start_file: Path, control: socket.socket) -> None:
     """Build the host's memory and models, say ready, wait for the start, play the role."""
     start = msgspec.msgpack.decode(start_file.read_bytes(), type=HostStart | TruthStart)
+    # Named as its host, so that the lab and `top` can tell one from the other.
+    Path("/proc/self/comm").write_text(start_file.stem)
     if isinstance(start, TruthStart):
         return check(start)
     # Messages and tasks come and go by the thousand and hold no cycles: collect rarely.
@@ -137,6 +139,7 @@ class _Host:
             transport.quiesce()
             if isinstance(sides.compute, TorchCompute):
                 account.compute = msgspec.to_builtins(sides.compute.stats)
+                account.late = sides.compute.late
             account.transport, account.tallies = dict(transport.account()), transport.tallies()
         cpu_end_s, delay_end_s = _spent_s()
         account.run_cpu_s, account.run_delay_s = cpu_end_s - cpu_s, delay_end_s - delay_s

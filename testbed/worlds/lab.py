@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,8 +23,8 @@ from testbed.delays import DUE_TIME, NOBODY, peer_delays_s
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import hold_lifeline
 from testbed.fabric.privilege import mode_inside
-from testbed.fabric.wire import HEADER_BYTES
 from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
+from testbed.worlds.looks import Looks
 from testbed.worlds.network import Network
 from testbed.worlds.plan import (
     AGENTS,
@@ -36,17 +35,7 @@ from testbed.worlds.plan import (
     TruthStart,
     WirePlan,
 )
-from testbed.worlds.samples import (
-    PortBytes,
-    Sample,
-    Samples,
-    machine_busy_s,
-    own_cpu_s,
-)
 from testbed.worlds.wires import build_fabric
-
-if TYPE_CHECKING:
-    pass
 
 START_AHEAD_S = 0.2
 ROOT_CAUSE_S = 0.5  # how long to listen for the host that died first
@@ -76,7 +65,7 @@ class Lab:
         self.control: Control | None = None  # of a lab that answers callers
         self._controls: dict[str, socket.socket] = {}
         self._running: set[str] = set()
-        self._samples: list[Sample] = []
+        self._looks = Looks()
 
     def run(self) -> None:
         """Everything, in order; raises RunFailed if a host ends badly."""
@@ -94,7 +83,7 @@ class Lab:
         for control in self._controls.values():
             control.close()
         by = DUE_TIME if self._plan.wires.delays_s else NOBODY
-        samples = Samples(start_s, self._samples, _class_payload(fabric), network_up_s, by)
+        samples = self._looks.end(fabric, start_s, network_up_s, by)
         (self._folder / "samples.msgpack").write_bytes(msgspec.msgpack.encode(samples))
         say(phase="checking")
         self._check_tokens()
@@ -177,7 +166,8 @@ class Lab:
 
     def _watch(self, fabric: Network, start_s: float) -> None:
         """Sample on a fixed grid and pass progress on until every host has left."""
-        period_s, grid = self._plan.sample_period_s, 0
+        period_s, grid, hosts = self._plan.sample_period_s, 0, frozenset(self._controls)
+        self._looks.begin()
         with selectors.DefaultSelector() as selector:
             selector.register(self._server.socket, selectors.EVENT_READ, EXITS)
             selector.register(self._controls[AGENTS], selectors.EVENT_READ, AGENTS)
@@ -193,9 +183,9 @@ class Lab:
                     else:
                         self._hear_exit()
                 if time.monotonic() >= due_s:
-                    self._samples.append(_look(fabric, due_s))
+                    self._looks.take(fabric, hosts, due_s)
                     grid = max(grid + 1, int((time.monotonic() - start_s) / period_s))
-        self._samples.append(_look(fabric, time.monotonic()))
+        self._looks.take(fabric, hosts, time.monotonic())
 
     def _pass_on(self, selector: selectors.BaseSelector) -> None:
         lines = self._controls[AGENTS].recv(1 << 16)
@@ -246,26 +236,6 @@ class Lab:
         lines = log.read_text().strip().splitlines() if log.exists() else []
         last = lines[-1] if lines else "it left no word"
         return RunFailed(f"host {host} ended {how}: {last} (whole story: {log})")
-
-
-def _look(fabric: Network, due_s: float) -> Sample:
-    at_s = time.monotonic()
-    ports = tuple(
-        PortBytes(host, nic, link.received_payload_bytes, link.sent_payload_bytes)
-        for (host, nic), link in fabric.counters().items()
-    )
-    return Sample(at_s, ports, machine_busy_s(), own_cpu_s(), max(0.0, at_s - due_s))
-
-
-def _class_payload(fabric: Network) -> dict[str, dict[str, int]]:
-    """Payload by class at the owner's egress (`host:nic>`) and at the switch port (`host:nic<`)."""
-    found = {}
-    for (host, nic), classes in fabric.class_counters().items():
-        for way, counters in ((">", classes.sent), ("<", classes.received)):
-            found[f"{host}:{nic}{way}"] = {
-                name: c.sent_bytes - HEADER_BYTES * c.sent_packets for name, c in counters.items()
-            }
-    return found
 
 
 def play(lab: Lab) -> int:

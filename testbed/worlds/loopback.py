@@ -16,12 +16,12 @@ import msgspec
 from engines.seams.transport import TrafficClass
 from testbed.fabric.counters import LinkClasses, LinkCounters
 from testbed.fabric.wire import ClassCounters
-from testbed.results.metrics import KV_CLASS, MODEL_CLASS
 from testbed.worlds.account import HostAccount
 from testbed.worlds.forkserver import ForkServer
 from testbed.worlds.lab import Lab, play
 from testbed.worlds.plan import WirePlan
 from testbed.worlds.reserve import Reservation, reserve
+from testbed.worlds.samples import KV_CLASS, MODEL_CLASS
 from testbed.worlds.tied import hold_group
 from topologies.shape import ClusterShape, Port
 
@@ -87,6 +87,10 @@ class LoopbackNetwork:
             )
             for owner, nic in self._shape.data_links()
         }
+
+    def payload_rates(self) -> dict[LinkId, float | None]:
+        """No link has a shape."""
+        return {}
 
     def _moved(self) -> Iterator[tuple[Port, TrafficClass, int, int]]:
         """Payload and frame bytes of each port: what its side of the path counted itself."""

@@ -35,3 +35,7 @@ class Network(Protocol):
     def class_counters(self) -> Mapping[tuple[str, str], LinkClasses]:
         """Bytes by class of every link that has classes."""
         ...
+
+    def payload_rates(self) -> Mapping[tuple[str, str], float | None]:
+        """Payload bit/s of each data link now; None, or no entry, for one without shape."""
+        ...

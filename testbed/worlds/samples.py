@@ -1,12 +1,14 @@
 """What the lab notes while a run goes on: counters of every port, and who used the CPUs."""
 
 import os
-import time
+from collections.abc import Set
 from pathlib import Path
 
 import msgspec
 
 Port = tuple[str, str]
+
+MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/shaping.py)
 
 
 class PortBytes(msgspec.Struct, frozen=True):
@@ -21,8 +23,10 @@ class PortBytes(msgspec.Struct, frozen=True):
 class Sample(msgspec.Struct, frozen=True):
     """One look at the whole cluster, at one moment of real monotonic time.
 
-    `busy_s` is CPU time of the machine since its start, `own_s` that of the lab's processes;
-    `overshoot_s` says how late the sampler itself woke up.
+    `busy_s` is CPU time since the machine's start of the cores that the run may use, `steal_s` the
+    part of it that a hypervisor took, and `own_s` that of the lab's processes; `delays_s` says how
+    long each host has been runnable without a CPU, and `overshoot_s` how late the sampler itself
+    woke up.
     """
 
     at_monotonic_s: float
@@ -30,19 +34,47 @@ class Sample(msgspec.Struct, frozen=True):
     busy_s: float
     own_s: float
     overshoot_s: float
+    steal_s: float = 0.0
+    delays_s: dict[str, float] = {}
+
+
+class Sleeps(msgspec.Struct, frozen=True):
+    """How late a process came back from each sleep of 1 ms in a row, in microseconds."""
+
+    at_monotonic_s: float
+    overshoots_us: tuple[int, ...]
+
+
+class Backlogged(msgspec.Struct, frozen=True):
+    """A while in which a link's queue cannot have run empty, and what left it in that while.
+
+    `link` is `host:nic>` (sent) or `host:nic<` (received); bytes are as on the wire, and
+    `nominal_bytes` what the shaper's rate allows.
+    """
+
+    link: str
+    at_monotonic_s: float
+    length_s: float
+    wire_bytes: int
+    nominal_bytes: float
 
 
 class Samples(msgspec.Struct):
     """All samples of a run, its start on the same clock, and payload by class at its end.
 
-    Keys of `class_bytes` are `host:nic>` (sent) and `host:nic<` (received). `delay_by` says who
-    made the delays of links (testbed/delays.py).
+    Keys of `class_bytes` and of `dropped` are `host:nic>` (sent) and `host:nic<` (received), then
+    the class; `dropped` counts packets. The run may use `cores` CPUs; a virtual world has none.
+    `delay_by` says who made the delays of links (testbed/delays.py).
     """
 
     start_monotonic_s: float
     samples: list[Sample]
     class_bytes: dict[str, dict[str, int]]
     network_up_s: float
+    cores: int = 0
+    sleeps: list[Sleeps] = []
+    backlogged: list[Backlogged] = []
+    dropped: dict[str, dict[str, int]] = {}
     delay_by: str = "none"
 
 
@@ -50,31 +82,47 @@ def _ticks_per_s() -> int:
     return os.sysconf("SC_CLK_TCK")
 
 
-def machine_busy_s() -> float:
-    """CPU seconds that the whole machine has spent other than idle (proc_stat(5))."""
-    if not Path("/proc/stat").exists():
-        return 0.0  # no Linux: there, times are not judged
-    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
-    return (user + nice + system + irq + softirq + steal) / _ticks_per_s()
+def cores() -> int:
+    """How many CPUs this process and its children may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def own_cpu_s() -> float:
-    """CPU seconds of every process of this PID namespace, reaped children included."""
+def core_times_s() -> tuple[float, float]:
+    """CPU seconds other than idle of the cores that we may use, and what was stolen of them.
+
+    See proc_stat(5); cores that others have to themselves neither help nor harm.
+    """
     if not Path("/proc/stat").exists():
-        return 0.0
-    total = 0
+        return 0.0, 0.0  # no Linux: there, times are not judged
+    ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    busy = stolen = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *words = line.split()
+        if name in ours:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words[:8])
+            busy += user + nice + system + irq + softirq + steal
+            stolen += steal
+    return busy / _ticks_per_s(), stolen / _ticks_per_s()
+
+
+def own_times_s(hosts: Set[str]) -> tuple[float, dict[str, float]]:
+    """CPU seconds of every process of this PID namespace, and each host's wait for a CPU.
+
+    Reaped children count; a host's process bears the host's name. A kernel without schedstat
+    tells no waits.
+    """
+    total, delays_s = 0, dict[str, float]()
+    if not Path("/proc/stat").exists():
+        return 0.0, delays_s
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it ended between the listing and the look
-            # utime, stime, cutime, cstime (proc_pid_stat(5), fields 14 to 17)
-            total += sum(int(word) for word in words[11:15])
-    return total / _ticks_per_s()
-
-
-def now_s() -> float:
-    """The machine's monotonic clock, in seconds."""
-    return time.monotonic()
+        if not entry.name.isdigit():
+            continue
+        try:
+            name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
+            if name in hosts:
+                delays_s[name] = int((entry / "schedstat").read_text().split()[1]) / 1e9
+        except OSError:
+            continue  # it ended between the listing and the look
+        # utime, stime, cutime, cstime (proc_pid_stat(5), fields 14 to 17)
+        total += sum(int(word) for word in rest.split()[11:15])
+    return total / _ticks_per_s(), delays_s

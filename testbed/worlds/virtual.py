@@ -30,13 +30,13 @@ from engines.seams.store import Store
 from scheduler.errors import DualPathError, PolicyFailed
 from testbed.delays import MODELLED, NOBODY, path_delay_s
 from testbed.errors import RunFailed
-from testbed.results.metrics import KV_CLASS, MODEL_CLASS, RunData
+from testbed.results.metrics import RunData
 from testbed.results.utilisation import capacities
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.held import HeldKv
 from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, WirePlan
 from testbed.worlds.roles import Sides, play_role
-from testbed.worlds.samples import PortBytes, Sample, Samples
+from testbed.worlds.samples import KV_CLASS, MODEL_CLASS, PortBytes, Sample, Samples
 from topologies.shape import ClusterShape, Port
 
 # A message on the management network, and what both ends' processes do with it (fitted).
@@ -140,7 +140,7 @@ class _World:
     def data(self, wall_s: float) -> RunData:
         """What the run left, in the words of the emulated world's."""
         by = MODELLED if self._plan.wires.delays_s else NOBODY
-        samples = Samples(0.0, self._samples, self._class_bytes(), 0.0, by)
+        samples = Samples(0.0, self._samples, self._class_bytes(), 0.0, delay_by=by)
         return RunData(self._plan, self._accounts, samples, self._truths(), wall_s, self._end_s)
 
     def _build_wires(self) -> tuple[Wires, dict[str, FluidTransport]]:

@@ -159,7 +159,7 @@ def run_data() -> RunData:
         "sched": HostAccount("sched", "ServiceConfig", 0.2, 0.0, 10, decided=decided),
         "pe0-gpu": HostAccount(
             "pe0-gpu", "PrefillConfig", 0.8, 0.0, 10, forwards=forwards,
-            compute={"lateness_s": 0.1, "calls": 100, "overruns": 10},
+            compute={"lateness_s": 0.1, "calls": 100, "overruns": 10}, late=[(6.0, 0.1)],
         ),
         "de0-gpu": HostAccount(
             "de0-gpu", "DecodeConfig", 1.2, 0.0, 10, counts={"ticks": 100, "late_ticks": 2}
@@ -177,7 +177,7 @@ def run_data() -> RunData:
         "store0:snic<": {"1:10": 0, "1:20": 7},
     }
     truths = [TurnTruth(n, 10, 10, None if n > 2 else True) for n in range(1, 9)]
-    return RunData(plan, accounts, Samples(100.0, samples, class_bytes, 0.4), truths)
+    return RunData(plan, accounts, Samples(100.0, samples, class_bytes, 0.4, cores=2), truths)
 
 
 def ports(count: int) -> tuple[PortBytes, ...]:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 from test_metrics import BOUND, run_data
+from test_timing import weighed
 
 from testbed.results.metrics import measure
 from testbed.results.picture import (
@@ -151,3 +152,19 @@ def test_causes_stand_below_the_verdict() -> None:
         "functional: failed   timing: inconclusive", "  - basic: late", "  - dualpath: wrong",
     ]  # fmt: skip
     assert "- dualpath: wrong" in shown(comparison(verdict))
+
+
+def test_what_the_machine_did_stands_in_the_table_and_notes_below_the_verdict() -> None:
+    found = comparison()
+    timing = weighed(foreign=0.3, lacking=0.0, model_drops=0)
+    seen = msgspec.structs.replace(found.policies["basic"], timing=timing, cpu_ms_per_turn=1.0)
+    lines = shown(msgspec.structs.replace(found, policies={"basic": seen})).splitlines()
+    (others,) = (line for line in lines if "CPU used by others" in line)
+    assert "30%" in others
+    (dropped,) = (line for line in lines if "packets dropped" in line)
+    assert "7 / 0" in dropped
+    (note,) = (line for line in lines if "note: basic:" in line)
+    assert "other programs used 30% of the 2 cores" in note
+    unseen = msgspec.structs.replace(seen, timing=None)
+    text = shown(msgspec.structs.replace(found, policies={"basic": unseen}))
+    assert "CPU used by others" not in text and "note:" not in text

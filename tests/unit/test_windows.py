@@ -144,4 +144,4 @@ def test_completed_failed_and_not_begun_are_all_that_was_planned() -> None:
     run.turns[5].reason = "damaged"
     result = measure(run, lambda *_: BOUND, 1)
     assert result.completed_turns + result.failed_turns + result.turns_not_begun == 8
-    assert result.failed_turns > 0 and judge(run, result, 2).functional != PASSED
+    assert result.failed_turns > 0 and judge(run, result).functional != PASSED
