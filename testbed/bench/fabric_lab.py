@@ -104,7 +104,7 @@ class Bench:
         topo = StarTopo(lab.hosts)
         shaped = lab.jobs[0].bps
         self._links = [(f"h{number}", "snic") for number in range(lab.hosts)]
-        rates = {} if shaped is None else dict.fromkeys(self._links, shaped)
+        rates: dict[tuple[str, str], float | None] = dict.fromkeys(self._links, shaped)
         self._fabric = Fabric(topo, LinkRates(rates), qos=lab.qos)
         self._fabric.start()
         self._meter = Meter(self._fabric.hosts[SERVER].netns_fd)
@@ -114,7 +114,7 @@ class Bench:
         """One job, and nothing left of it."""
         if job.bps is not None:
             for link in self._links:
-                self._fabric.set_rate(link, job.bps)
+                self._fabric.set_link(link, payload_bps=job.bps)
         try:
             return self._latency(job) if isinstance(job, Latency) else self._bulk(job)
         except (TestbedError, OSError, ValueError) as error:

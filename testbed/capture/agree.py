@@ -10,10 +10,11 @@ import msgspec
 
 from testbed.capture.summary import Summary
 from testbed.fabric.counters import LinkClasses
-from testbed.fabric.shaping import CLASS_NAMES, DSCP_OF_MODEL, KV, MODEL
+from testbed.fabric.filters import DSCP_OF_MODEL
+from testbed.fabric.shaping import CLASS_NAMES, KV, MODEL
 from testbed.fabric.wire import ClassCounters
 
-_MODEL_DSCP = {int(tos, 16) >> 2 for tos in DSCP_OF_MODEL}
+_MODEL_DSCP = set(DSCP_OF_MODEL)
 WAYS = {True: "sent", False: "received"}
 
 

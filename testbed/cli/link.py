@@ -9,7 +9,7 @@ from testbed.cli.output import print_json
 from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import View
 from testbed.errors import InputError
-from testbed.fabric.links import LinkState
+from testbed.fabric.linkstate import LinkState
 from testbed.yamlfile import nearest
 
 

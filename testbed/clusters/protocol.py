@@ -4,7 +4,7 @@ import msgspec
 
 from testbed.fabric.addresses import NicAddress
 from testbed.fabric.counters import LinkClasses, LinkCounters
-from testbed.fabric.links import LinkState
+from testbed.fabric.linkstate import LinkState
 from testbed.worlds.plan import WirePlan
 
 LIMIT_BYTES = 1 << 20
