@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scheduler.errors import DualPathError
@@ -18,6 +18,7 @@ from testbed.clusters.protocol import (
     LinkView,
     Look,
     MarkView,
+    Rate,
     Refused,
     Reply,
     Request,
@@ -32,6 +33,7 @@ from testbed.fabric.namespaces import open_current
 from testbed.yamlfile import nearest
 
 if TYPE_CHECKING:
+    from testbed.fabric.calibrate import Calibrated
     from testbed.fabric.fabric import Fabric
 
 CONTROL_ENV = "DUALPATH_CONTROL_FD"
@@ -43,10 +45,19 @@ Answer = tuple[Reply, list[int]]
 class Control:
     """Serves one cluster; `serve` is called when the socket is readable."""
 
-    def __init__(self, listener: socket.socket, about: About, fabric: "Fabric") -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        about: About,
+        fabric: "Fabric",
+        calibrated: "Sequence[Calibrated]" = (),
+    ) -> None:
         self._listener = listener
         self._about = about
         self._fabric = fabric
+        self._rates = [
+            Rate(one.owner, one.nic, one.asked_bps, one.measured_bps) for one in calibrated
+        ]
         self.phase = "starting"
         self._handlers: dict[type[Any], Callable[[Any], Answer]] = {
             Look: self._look,
@@ -97,7 +108,9 @@ class Control:
         marks = [MarkView(m.host, m.proto, m.port, m.dscp, m.by) for m in fabric.marks()]
         now_s = time.monotonic()
         switches = _switches(fabric.topo)
-        return View(self._about, now_s, self.phase, fabric.qos, hosts, links, marks, switches), []
+        return View(
+            self._about, now_s, self.phase, fabric.qos, hosts, links, marks, switches, self._rates
+        ), []
 
     def _enter(self, asked: Enter) -> Answer:
         hosts, switches = self._fabric.hosts, _switches(self._fabric.topo).values()

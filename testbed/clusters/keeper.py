@@ -21,6 +21,7 @@ from testbed.fabric.private import hold_lifeline
 from testbed.worlds.wires import build_fabric
 
 if TYPE_CHECKING:
+    from testbed.fabric.calibrate import Calibrated
     from testbed.fabric.fabric import Fabric
 
 PLAN, LOG = "keeper.msgpack", "lab.log"
@@ -41,13 +42,18 @@ def say(step: Step) -> None:
     sys.stdout.flush()
 
 
-def build(about: About) -> "Fabric":
-    """The network, each step said."""
+def build(about: About) -> "tuple[Fabric, list[Calibrated]]":
+    """The network, each step said; its links carry what they are asked to, or EnvironmentUnfit."""
+    from testbed.fabric.calibrate import calibrate
+
     began_s = time.monotonic()
     say(Step("network"))
     fabric = build_fabric(about.wires)
     say(Step("shaped", time.monotonic() - began_s))
-    return fabric
+    began_s = time.monotonic()
+    calibrated = calibrate(fabric)
+    say(Step("calibrated", time.monotonic() - began_s))
+    return fabric, calibrated
 
 
 def serve(control: Control) -> None:
@@ -83,11 +89,11 @@ def main() -> int:
     listener = inherited_listener()
     about = msgspec.msgpack.decode((folder / PLAN).read_bytes(), type=About)
     try:
-        fabric = build(about)
+        fabric, calibrated = build(about)
     except TestbedError as error:
         say(Step("failed", reason=str(error), exit_code=error.exit_code))
         return error.exit_code
-    control = Control(listener, about, fabric)
+    control = Control(listener, about, fabric, calibrated)
     control.phase = "up"
     say(Step("up"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -101,6 +101,15 @@ class MarkView(msgspec.Struct, frozen=True):
     by: str
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """A payload rate as asked and as measured when the cluster came up, of all links like it."""
+
+    owner: str
+    nic: str
+    asked_bps: float
+    measured_bps: float
+
+
 class View(msgspec.Struct, frozen=True, tag="view"):
     """The cluster at one moment of the machine's monotonic time.
 
@@ -115,6 +124,7 @@ class View(msgspec.Struct, frozen=True, tag="view"):
     links: list[LinkView]
     marks: list[MarkView]
     switches: dict[str, str]
+    rates: list[Rate]
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

@@ -207,6 +207,11 @@ class Fabric:
         """Every data link as it is now, in the topology's order."""
         return [link.state() for link in self._links.of.values()]
 
+    @property
+    def delays_links(self) -> bool:
+        """Whether any link has a delay by the topology."""
+        return any(link.nominal.delay_s for link in self._links.of.values())
+
     def payload_rates(self) -> dict[LinkId, float | None]:
         """Payload bit/s of each data link now, None for an unshaped one."""
         return {link.link_id: link.setting.payload_bps for link in self._links.of.values()}

@@ -19,7 +19,7 @@ import msgspec
 from testbed.clusters.control import Control, inherited_listener
 from testbed.clusters.names import name_of
 from testbed.clusters.protocol import About
-from testbed.delays import DUE_TIME, NOBODY, peer_delays_s
+from testbed.delays import DUE_TIME, NETEM, NOBODY, peer_delays_s
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import hold_lifeline
 from testbed.fabric.privilege import mode_inside
@@ -82,7 +82,7 @@ class Lab:
         self._watch(fabric, start_s)
         for control in self._controls.values():
             control.close()
-        by = DUE_TIME if self._plan.wires.delays_s else NOBODY
+        by = _delay_by(fabric, self._plan.wires)
         samples = self._looks.end(fabric, start_s, network_up_s, by)
         (self._folder / "samples.msgpack").write_bytes(msgspec.msgpack.encode(samples))
         say(phase="checking")
@@ -109,12 +109,12 @@ class Lab:
 
     def _start_hosts(self, fabric: Network) -> None:
         directory = {name: net.addresses for name, net in fabric.hosts.items()}
-        wires = self._plan.wires
-        shape = wires.shape
+        shape = self._plan.wires.shape
+        delays_of = {} if fabric.delays_links else self._plan.wires.delays_s
         for host in self._plan.hosts:
             start_file = self._folder / "hosts" / f"{host.name}.msgpack"
             netns_fd = fabric.hosts[host.name].netns_fd
-            delays_s = peer_delays_s(shape, wires.delays_s, host.name, directory)
+            delays_s = peer_delays_s(shape, delays_of, host.name, directory)
             start = HostStart(host, self._plan.world, directory, netns_fd is not None, delays_s)
             start_file.write_bytes(msgspec.msgpack.encode(start))
             order = StartOrder(
@@ -236,6 +236,12 @@ class Lab:
         lines = log.read_text().strip().splitlines() if log.exists() else []
         last = lines[-1] if lines else "it left no word"
         return RunFailed(f"host {host} ended {how}: {last} (whole story: {log})")
+
+
+def _delay_by(fabric: Network, wires: WirePlan) -> str:
+    if not wires.delays_s:
+        return NOBODY
+    return NETEM if fabric.delays_links else DUE_TIME
 
 
 def play(lab: Lab) -> int:

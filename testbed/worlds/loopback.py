@@ -88,6 +88,11 @@ class LoopbackNetwork:
             for owner, nic in self._shape.data_links()
         }
 
+    @property
+    def delays_links(self) -> bool:
+        """It does not."""
+        return False
+
     def payload_rates(self) -> dict[LinkId, float | None]:
         """No link has a shape."""
         return {}

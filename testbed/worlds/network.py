@@ -36,6 +36,11 @@ class Network(Protocol):
         """Bytes by class of every link that has classes."""
         ...
 
+    @property
+    def delays_links(self) -> bool:
+        """Whether it delays links itself; if not, delays are left to the transports."""
+        ...
+
     def payload_rates(self) -> Mapping[tuple[str, str], float | None]:
         """Payload bit/s of each data link now; None, or no entry, for one without shape."""
         ...

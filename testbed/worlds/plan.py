@@ -71,6 +71,7 @@ class WirePlan(msgspec.Struct, frozen=True):
     """The network: a topology's shape, payload rates in emulated bit/s, and classes on or off.
 
     `delays_s` are one-way delays in target seconds of links, by `owner:nic`; others have none.
+    One of them takes `time_scale` real ones.
     """
 
     prefill_nodes: int
@@ -85,6 +86,7 @@ class WirePlan(msgspec.Struct, frozen=True):
     storage_bps: float
     snic_overrides_bps: dict[str, float]
     delays_s: dict[str, float] = {}
+    time_scale: float = 1.0
 
     @property
     def shape(self) -> ClusterShape:

@@ -39,6 +39,7 @@ def wire_plan(experiment: Experiment) -> WirePlan:
             if spec.snic_share is not None
         },
         delays_s=link_delays_s(experiment, cluster_shape(experiment)),
+        time_scale=experiment.scale.time_scale,
     )
 
 
@@ -56,8 +57,13 @@ def rates_of(wires: WirePlan) -> LinkRates:
 
 
 def build_fabric(wires: WirePlan) -> "Fabric":
-    """The cluster's network, up and shaped; to be called by PID 1 of private namespaces."""
+    """The cluster's network, up and shaped; to be called by PID 1 of private namespaces.
+
+    Its links are delayed where the kernel has netem; elsewhere that is left to the transport.
+    """
+    from testbed.fabric.delay import netem_works
     from testbed.fabric.fabric import Fabric
+    from testbed.fabric.netlink import Rtnetlink
     from topologies.dualpath import DualPathTopo
 
     topo = DualPathTopo(
@@ -67,6 +73,13 @@ def build_fabric(wires: WirePlan) -> "Fabric":
         folded=wires.folded,
         storage_hosts=wires.storage_hosts,
     )
-    fabric = Fabric(topo, rates_of(wires), qos=wires.qos)
+    delays_s = {}
+    if wires.delays_s and netem_works(Rtnetlink()):
+        delays_s = {
+            (owner, nic): delay_s * wires.time_scale
+            for link, delay_s in wires.delays_s.items()
+            for owner, _, nic in [link.partition(":")]
+        }
+    fabric = Fabric(topo, rates_of(wires), qos=wires.qos, delays_s=delays_s)
     fabric.start()
     return fabric
