@@ -28,7 +28,9 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def keep(folder: Path, digest: str, result: PolicyResult, verdict: Verdict) -> None:
-    """Write the record of a run whose folder is complete."""
+    """Write the record of a run whose folder is complete, unless somebody changed its network."""
+    if result.changes:
+        return
     files = tuple(sorted(path.name for path in folder.iterdir()))
     raw = msgspec.json.encode(Record(result, verdict, files))
     unfinished = folder / f".{_name(digest)}"

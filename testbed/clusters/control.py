@@ -30,6 +30,7 @@ from testbed.clusters.protocol import (
 )
 from testbed.errors import EnvironmentUnfit, InputError
 from testbed.fabric.namespaces import open_current
+from testbed.worlds.samples import Change
 from testbed.yamlfile import nearest
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Control:
             Rate(one.owner, one.nic, one.asked_bps, one.measured_bps) for one in calibrated
         ]
         self.phase = "starting"
+        self.changes: list[Change] = []
         self._handlers: dict[type[Any], Callable[[Any], Answer]] = {
             Look: self._look,
             Enter: self._enter,
@@ -123,27 +125,39 @@ class Control:
         return Done(), fds
 
     def _set_link(self, asked: SetLink) -> Answer:
-        self._fabric.set_link(
+        state = self._fabric.set_link(
             (asked.owner, asked.nic), payload_bps=asked.payload_bps, delay_s=asked.delay_s
         )
-        return Done(), []
+        words = f"{asked.owner}:{asked.nic}"
+        if asked.payload_bps is not None:
+            words = f"{words} to {asked.payload_bps / 1e6:.6g} Mbit/s"
+        if asked.delay_s is not None:
+            words = f"{words}, delayed by {state.delay_s * 1e3:g} ms"
+        return self._changed("link", words)
 
     def _reset(self, asked: ResetLinks) -> Answer:
         if asked.owner is None or asked.nic is None:
             self._fabric.reset()
         else:
             self._fabric.reset_link((asked.owner, asked.nic))
-        return Done(), []
+        which = "all links" if asked.owner is None else f"{asked.owner}:{asked.nic}"
+        return self._changed("link", f"{which} as in the topology")
 
     def _set_qos(self, asked: SetQos) -> Answer:
         self._fabric.set_qos(asked.on)
-        return Done(), []
+        return self._changed("qos", f"classes {'on' if asked.on else 'off'}")
 
     def _set_mark(self, asked: SetMark) -> Answer:
         if asked.dscp is None:
             self._fabric.unmark(asked.host, asked.proto, asked.port)
         else:
             self._fabric.mark(asked.host, asked.proto, asked.port, asked.dscp)
+        mark = "no longer marked" if asked.dscp is None else f"marked DSCP {asked.dscp}"
+        where = asked.host or "every host"
+        return self._changed("mark", f"{asked.proto}/{asked.port} at {where} {mark}")
+
+    def _changed(self, kind: str, what: str) -> Answer:
+        self.changes.append(Change(time.monotonic(), kind, what))
         return Done(), []
 
     def _down(self, _: Down) -> Answer:

@@ -21,7 +21,7 @@ def astray(run: RunData) -> list[str]:
     The class of KV may carry more: acknowledgements of what a host received count there. Says
     nothing without classes, and of hosts without a transport that counts or with an unshaped link.
     """
-    if not run.plan.wires.qos:
+    if not run.has_classes:
         return []
     causes = []
     for host, counted in _sent_by_class(run).items():

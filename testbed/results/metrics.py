@@ -17,7 +17,14 @@ from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.balance import balance, snic_rates
 from testbed.results.dram import Cached, cached, expected_share, shares
-from testbed.results.schema import Emulated, NodeShares, PolicyResult, SchedulerRestart, Spread
+from testbed.results.schema import (
+    Emulated,
+    NetworkChange,
+    NodeShares,
+    PolicyResult,
+    SchedulerRestart,
+    Spread,
+)
 from testbed.results.timing import evidence
 from testbed.results.utilisation import utilisation
 from testbed.results.windows import (
@@ -58,6 +65,12 @@ class RunData(msgspec.Struct, dict=True):
     def turns(self) -> list[TurnRecord]:
         """Every turn as its client saw it."""
         return self.accounts["agents"].turns
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether links told classes apart, all the time."""
+        changed = any(change.kind == "qos" for change in self.samples.changes)
+        return self.plan.wires.qos and not changed
 
     @cached_property
     def decisions(self) -> dict[int, Decision]:
@@ -194,6 +207,10 @@ def measure(
             for one in run.accounts["sched"].restarts
         ],
         timing=evidence(run, window),
+        changes=[
+            NetworkChange((one.at_monotonic_s - run.samples.start_monotonic_s) / scale, one.what)
+            for one in run.samples.changes
+        ],
     )
 
 

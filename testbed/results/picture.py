@@ -241,6 +241,15 @@ def notes_text(policies: dict[str, PolicyResult]) -> list[Text]:
     ]
 
 
+def changes_text(policies: dict[str, PolicyResult]) -> list[Text]:
+    """What somebody changed on the network meanwhile, a line each."""
+    return [
+        Text(f"  changed: {name}: at {change.at_s:.1f} s {change.what}")
+        for name, result in policies.items()
+        for change in result.changes
+    ]
+
+
 def render(comparison: Comparison, columns: int) -> RenderableType:
     """The whole picture of a run or comparison, for a terminal of so many columns."""
     title = (
@@ -253,6 +262,7 @@ def render(comparison: Comparison, columns: int) -> RenderableType:
             Text(),
             verdict_text(comparison.verdict),
             *notes_text(comparison.policies),
+            *changes_text(comparison.policies),
             Text(f"results: {comparison.folder}"),
             *(Text(f"{name}: reused from {at}") for name, at in comparison.reused.items()),
         ),

@@ -103,6 +103,13 @@ class Timing(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
+class NetworkChange(msgspec.Struct, frozen=True):
+    """Somebody changed a link, the classes or a mark of a run that went on; target seconds."""
+
+    at_s: float
+    what: str
+
+
 class PolicyResult(msgspec.Struct, frozen=True):
     """One policy's run.
 
@@ -162,6 +169,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     delay_by: str = "none"
     delay_late_s: float = 0.0
     timing: Timing | None = None
+    changes: list[NetworkChange] = []
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -79,7 +79,7 @@ def _kv_is_counted_apart(run: RunData) -> bool:
         return True
     roles = [host.role for host in run.plan.hosts]
     groups = [role.group for role in roles if isinstance(role, PrefillConfig | DecodeConfig)]
-    return run.plan.wires.qos or all(len(group.engines) == 1 for group in groups)
+    return run.has_classes or all(len(group.engines) == 1 for group in groups)
 
 
 def _ledger(result: PolicyResult, exact: bool) -> list[str]:
@@ -106,7 +106,7 @@ def _ledger(result: PolicyResult, exact: bool) -> list[str]:
 
 def _classes(run: RunData, result: PolicyResult) -> list[str]:
     """KV may only travel in the KV class; what else is there is small."""
-    if not run.plan.wires.qos:
+    if not run.has_classes:
         return []
     causes = []
     by_port = {line.port: line.expected_bytes for line in result.ledger}

@@ -84,6 +84,8 @@ class Lab:
             control.close()
         by = _delay_by(fabric, self._plan.wires)
         samples = self._looks.end(fabric, start_s, network_up_s, by)
+        if self.control is not None:
+            samples.changes = self.control.changes
         (self._folder / "samples.msgpack").write_bytes(msgspec.msgpack.encode(samples))
         say(phase="checking")
         self._check_tokens()

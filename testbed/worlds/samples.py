@@ -59,6 +59,14 @@ class Backlogged(msgspec.Struct, frozen=True):
     nominal_bytes: float
 
 
+class Change(msgspec.Struct, frozen=True):
+    """Somebody changed the network while the run went on; `kind` is link, qos or mark."""
+
+    at_monotonic_s: float
+    kind: str
+    what: str
+
+
 class Samples(msgspec.Struct):
     """All samples of a run, its start on the same clock, and payload by class at its end.
 
@@ -76,6 +84,7 @@ class Samples(msgspec.Struct):
     backlogged: list[Backlogged] = []
     dropped: dict[str, dict[str, int]] = {}
     delay_by: str = "none"
+    changes: list[Change] = []
 
 
 def _ticks_per_s() -> int:
