@@ -17,11 +17,10 @@ from typing import IO, Any
 
 from testbed.errors import EnvironmentUnfit
 from testbed.fabric.namespaces import OUTER_NETNS_ENV, outside
-from testbed.fabric.privilege import mode, unshare_options
+from testbed.fabric.privilege import PR_SET_PDEATHSIG, end_with_sudo, mode, unshare_options
 
 LIFELINE_ENV = "DUALPATH_LIFELINE_FD"
 TERMINATE, DETACH = b"T", b"D"
-PR_SET_PDEATHSIG = 1
 UMASK = 0o022  # at the least: nobody else writes into what root leaves
 
 
@@ -97,6 +96,7 @@ def start_private(
     In the foreground it keeps the terminal, to read from and to be interrupted by; the
     supervisor then leaves Ctrl-C to it. No other open file of the supervisor's goes with it.
     """
+    end_with_sudo()
     read_fd, write_fd = os.pipe()  # close-on-exec: only the supervisor keeps the write end
     try:
         popen = subprocess.Popen(

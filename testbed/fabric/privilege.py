@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from testbed.errors import EnvironmentUnfit, InputError
 Mode = Literal["rootless", "sudo"]
 PRIVILEGE_ENV = "DUALPATH_PRIVILEGE"
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
+PR_SET_PDEATHSIG = 1
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 0x1, 0x20, 0x1000, 0x4000
 KEPT_FLAGS = 0x2 | 0x4 | 0x8  # nosuid, nodev, noexec: statvfs and mount number them alike
 _UNSHARE = "--net --mount --propagation private --pid --fork --mount-proc --kill-child"
@@ -60,6 +62,23 @@ def unshare_options(chosen: Mode) -> list[str]:
     """Options of util-linux's unshare; both modes differ in the user namespace alone."""
     user = ["--user", "--map-root-user"] if chosen == "rootless" else []
     return [*user, *_UNSHARE.split()]
+
+
+def end_with_sudo() -> None:
+    """Have SIGTERM sent to this process when the sudo that started it is killed.
+
+    sudo passes signals on, but not the one that ends itself. Nothing if the parent is no sudo.
+    """
+    parent = os.getppid()
+    try:
+        name = Path(f"/proc/{parent}/comm").read_text().strip()
+    except OSError:
+        return
+    if name != "sudo":
+        return
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it was killed meanwhile
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _mount(target: str, flags: int) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.fabric import netlink
 
 MIB = 1 << 20
+SYSTEM_PATH = ":/usr/sbin:/sbin"  # not on an ordinary user's PATH
 BRIDGE_INDEX, PORT_INDEX, NIC_INDEX, IFB_INDEX = 10, 11, 2, 12
 ROCE_PORT = 4791
 RXE_TIMEOUT_S = 1.0
@@ -148,7 +149,7 @@ def nft() -> str:
         refusal = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
     if refusal:
         raise OSError(f"no table could be made: {os.strerror(refusal)}")
-    if shutil.which("nft") is None:
+    if shutil.which("nft", path=os.environ.get("PATH", "") + SYSTEM_PATH) is None:
         raise OSError("in the kernel, but the program nft is missing")
     return "a table made"
 
@@ -185,7 +186,7 @@ def rxe(netns_fd: int) -> str:
         raise OSError("rdma_rxe is not loaded")
     if mode() != "sudo":
         raise OSError("rdma_rxe is loaded; only root may add its links")
-    if shutil.which("rdma") is None:
+    if shutil.which("rdma", path=os.environ.get("PATH", "") + SYSTEM_PATH) is None:
         raise OSError("rdma_rxe is loaded, but the program rdma is missing")
     name = f"probe{os.stat('/proc/self/ns/pid').st_ino}"
     with joined(netns_fd):

@@ -282,3 +282,26 @@ def test_in_the_shell_mn_is_at_hand() -> None:
     ended = call("--shell", said=said)
     assert "0% dropped (2/2 received)" in ended.stdout + ended.stderr
     assert ended.stdout.splitlines()[-1].startswith("lo ")
+
+
+SUDO = """
+import ctypes, subprocess, sys
+ctypes.CDLL(None).prctl(15, b"sudo", 0, 0, 0)  # PR_SET_NAME: what the kernel calls this process
+subprocess.run(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="sudo mode needs root")
+def test_when_sudo_itself_is_killed_nothing_is_left() -> None:
+    command = [sys.executable, "-c", SUDO, *MN, "--", *DUALPATH]
+    with subprocess.Popen(
+        command, env=env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as sudo:
+        assert sudo.stdout is not None
+        text = b""
+        while PROMPT not in text:
+            text += os.read(sudo.stdout.fileno(), 65536)
+        family = below(sudo.pid)
+        assert len(family) > 15
+        sudo.kill()
+        assert eventually(lambda: not any(map(alive, family)))

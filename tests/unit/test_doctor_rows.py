@@ -57,7 +57,7 @@ def test_where_nothing_refuses_nothing_is_to_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "cores", "times"), [(1.0, 2, None), (0.8, 8, None), (0.5, 2, "2.0"), (1.0, 1, "2.0")]
+    ("share", "cores", "times"), [(1.0, 2, None), (0.7, 8, None), (0.5, 2, "2.0"), (1.0, 1, "2.0")]
 )
 def test_a_slow_core_or_a_lone_one_asks_for_a_larger_time_scale(
     share: float, cores: int, times: str | None
