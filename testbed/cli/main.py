@@ -34,6 +34,7 @@ VERBS = {
     "shell": "A shell in a host, or Mininet's command line on the whole cluster.",
     "link": "Show, change and reset the links of a live cluster.",
     "qos": "Traffic classes of a live cluster: show, on, off, marks by port.",
+    "capture": "Record what crosses an interface, or read a recording.",
     "graph": "Draw a cluster or an experiment: SVG, Mermaid or dot.",
     "logs": "What a cluster and its hosts wrote.",
     "mn": "Stock Mininet in private namespaces, unmodified.",

@@ -130,6 +130,8 @@ def test_a_mis_marked_flow_is_caught_and_named(tmp_path: Path) -> None:
         for wrong in summary.mis_marked:
             assert (wrong.interface, wrong.traffic_class) == (":".join(link), "kv")
             assert wrong.expected_dscp == CS1
+            if not wrong.payload_bytes:
+                continue  # refused before its peer listened, with the same wrong mark
             kv = wrong.payload_bytes - wrong.payload_bytes % WHOLE  # without headers and notes
             found.add((wrong.flow.source, wrong.flow.target, wrong.found_dscp, kv))
             assert str(wrong).startswith(f"{':'.join(link)}: flow {wrong.flow} of class kv")
