@@ -27,6 +27,15 @@ class NicAddress(msgspec.Struct, frozen=True):
     mac: str
 
 
+class HostNet(msgspec.Struct, frozen=True):
+    """A host as its processes need it: join `netns_fd`, listen on `addresses[network]`."""
+
+    name: str
+    netns_fd: int
+    addresses: dict[str, str]
+    nics: dict[str, NicAddress]
+
+
 def plan_addresses(topo: "Topo") -> dict[tuple[str, str], NicAddress]:
     """The address of every (host, nic); raises InputError for a link outside the networks."""
     plan: dict[tuple[str, str], NicAddress] = {}

@@ -13,6 +13,15 @@ class LinkCounters(msgspec.Struct, frozen=True):
     sent_bytes: int
     sent_packets: int
 
+    def since(self, earlier: "LinkCounters") -> "LinkCounters":
+        """What was counted after an earlier look."""
+        return LinkCounters(
+            self.received_bytes - earlier.received_bytes,
+            self.received_packets - earlier.received_packets,
+            self.sent_bytes - earlier.sent_bytes,
+            self.sent_packets - earlier.sent_packets,
+        )
+
     @property
     def received_payload_bytes(self) -> int:
         """Received without Ethernet, IP and TCP headers (66 B a packet); pure ACKs are 0."""
@@ -30,6 +39,41 @@ class LinkClasses(msgspec.Struct, frozen=True):
 
     sent: dict[str, ClassCounters]
     received: dict[str, ClassCounters]
+
+
+class Offsets:
+    """What to add to the kernel's counters of an interface's classes.
+
+    A shaper that had to be made anew counts from 0, and what crossed a link to calibrate it is
+    nobody's traffic. Backlogs are of the moment and stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[object, dict[str, ClassCounters]] = {}
+
+    def told(self, end: object, raw: dict[str, ClassCounters]) -> dict[str, ClassCounters]:
+        """An interface's counters with its offsets."""
+        offsets = self._of.get(end)
+        if offsets is None:
+            return raw
+        return {name: _added(one, offsets[name], 1) for name, one in raw.items()}
+
+    def go_on_from(
+        self, end: object, told: dict[str, ClassCounters], raw: dict[str, ClassCounters] | None
+    ) -> None:
+        """Go on from counters as told before; `raw` is the kernel's now, None if it starts anew."""
+        if raw is not None:
+            told = {name: _added(one, raw[name], -1) for name, one in told.items()}
+        self._of[end] = told
+
+
+def _added(one: ClassCounters, other: ClassCounters, sign: int) -> ClassCounters:
+    return ClassCounters(
+        one.sent_bytes + sign * other.sent_bytes,
+        one.sent_packets + sign * other.sent_packets,
+        one.dropped_packets + sign * other.dropped_packets,
+        one.backlog_bytes,
+    )
 
 
 def read_links(text: str, ports: dict[str, tuple[str, str]]) -> dict[tuple[str, str], LinkCounters]:

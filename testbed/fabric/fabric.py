@@ -1,43 +1,45 @@
 """The network of the emulated world: a Mininet topology, addressed, shaped and counted."""
 
 import resource
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from testbed.errors import EnvironmentUnfit, InputError
-from testbed.fabric import netlink
-from testbed.fabric.addresses import NicAddress, plan_addresses
+from testbed.fabric import calibrate, netlink
+from testbed.fabric.addresses import HostNet, NicAddress, plan_addresses
 from testbed.fabric.counters import LinkClasses, LinkCounters, read_links
-from testbed.fabric.namespaces import require_private
-from testbed.fabric.nodes import NamespaceHost, NetlinkIntf, Plan, VethLink, build_net
+from testbed.fabric.delay import netem_works
+from testbed.fabric.links import (
+    End,
+    LinkId,
+    Links,
+    LinkState,
+    Setting,
+    check_setting,
+    nearest,
+)
+from testbed.fabric.marks import Mark, Marks
+from testbed.fabric.namespaces import joined, require_private
+from testbed.fabric.nodes import NamespaceHost, Plan, VethLink, build_net
 from testbed.fabric.rates import LinkRates
-from testbed.fabric.shaping import CLASS_NAMES, ClassCounters, read_class, reshape, shape
 
 if TYPE_CHECKING:
     from mininet.net import Mininet
     from mininet.topo import Topo
 
-LinkId = tuple[str, str]
-
-
-class HostNet(msgspec.Struct, frozen=True):
-    """A host as its processes need it: join `netns_fd`, listen on `addresses[network]`."""
-
-    name: str
-    netns_fd: int
-    addresses: dict[str, str]
-    nics: dict[str, NicAddress]
+UNCHECKED_BPS = 200e6  # what any machine carries; above, a link is set only after a trial
 
 
 class Fabric:
     """Bridges in the lab's own namespace, one namespace per host, shaped veth pairs between.
 
     `rates` holds payload bit/s per data link, the same in both directions; a link without a rate
-    is unshaped, as are all management links. `burst_limit_bytes` caps what may leave at once
-    after idle (1 ms of the rate otherwise). There is no stop: it ends with PID 1.
+    is unshaped, as are all management links. `delays_s` are one-way delays by netem.
+    `burst_limit_bytes` caps what may leave at once after idle (1 ms of the rate otherwise).
+    There is no stop: it ends with PID 1. Once started, any thread may use it.
     """
 
     def __init__(
@@ -46,18 +48,32 @@ class Fabric:
         rates: LinkRates,
         qos: bool = True,
         burst_limit_bytes: int | None = None,
+        delays_s: Mapping[LinkId, float] | None = None,
     ) -> None:
         self.topo = topo
         self.rates = rates
-        self.qos = qos
-        self.burst_limit_bytes = burst_limit_bytes
         self.hosts: dict[str, HostNet] = {}
-        self._payload_bps = dict(rates.payload_bps)
-        self._links: dict[LinkId, VethLink] = {}
+        self.carried_bps = 0.0  # the highest rate that was seen to be reached
+        self._veths: dict[LinkId, VethLink] = {}
         self._sockets: dict[str, netlink.Rtnetlink] = {}
-        unknown = self._payload_bps.keys() - set(_data_links(topo))
+        self._earlier: dict[LinkId, LinkCounters] = {}
+        self._netem: bool | None = None
+        links, delays_s = _data_links(topo), delays_s or {}
+        unknown = (rates.payload_bps.keys() | delays_s.keys()) - set(links)
         if unknown:
-            raise InputError(f"rates name links that the topology lacks: {sorted(unknown)}")
+            raise InputError(
+                f"rates or delays name links that the topology lacks: {sorted(unknown)}"
+            )
+        nominal = {
+            link_id: Setting(rates.payload_bps.get(link_id), delays_s.get(link_id, 0.0))
+            for link_id in links
+        }
+        self._links = Links(nominal, qos, burst_limit_bytes)
+
+    @property
+    def qos(self) -> bool:
+        """Whether MODEL and CTRL go before KV."""
+        return self._links.qos
 
     def start(self) -> None:
         """Build it all; returns when every link forwards.
@@ -70,6 +86,8 @@ class Fabric:
         plan = Plan(plan_addresses(self.topo))
         net = build_net(self.topo, plan)
         self._lab = netlink.Rtnetlink()
+        for link in self._links.of.values():  # a delay that cannot be, before anything is made
+            self._check(link.link_id, link.nominal)
         self._lab.send([netlink.link_up("lo", 1), *plan.requests])
         self._index_links(net)
         by_network: dict[str, list[NicAddress]] = {}
@@ -81,44 +99,46 @@ class Fabric:
         self._settle()
         self._lab.send(self._forwarding())
         net.start()
+        self._know_ends()
+        self._marks = Marks(self.hosts, self._links)
 
     def _index_links(self, net: "Mininet") -> None:
         for link in net.links:
             owner = link.intf1.node.name
             if link.nic == "uplink":
                 owner = link.intf1.name.removesuffix("-uplink")
-            self._links[owner, link.nic] = link
+            self._veths[owner, link.nic] = link
 
     def _shape_lab(self) -> Iterator[netlink.Request]:
-        for link_id, link in self._links.items():
-            yield from self._shape(link_id, link.intf2)
+        for link_id, link in self._veths.items():
+            yield from self._links.build(link_id, link.intf2.name, link.intf2.index)
             if link.nic == "uplink":
-                yield from self._shape(link_id, link.intf1)
+                yield from self._links.build(link_id, link.intf1.name, link.intf1.index)
+
+    def _know_ends(self) -> None:
+        for link in self._links.of.values():
+            near, far = self._veths[link.link_id].intf1, self._veths[link.link_id].intf2
+            sock = self._sockets.get(near.node.name, self._lab)
+            link.ends = End(sock, near.name, near.index), End(self._lab, far.name, far.index)
 
     def _settle(self) -> None:
-        ends = [link.intf2 for link in self._links.values()]
-        ends += [link.intf1 for link in self._links.values() if link.nic == "uplink"]
+        ends = [link.intf2 for link in self._veths.values()]
+        ends += [link.intf1 for link in self._veths.values() if link.nic == "uplink"]
         for intf in ends:
             if not netlink.settle_link(intf.name):
                 raise EnvironmentUnfit(f"switch port {intf.name} has no carrier; start again")
 
     def _forwarding(self) -> Iterator[netlink.Request]:
         uplinks = {
-            link.intf1.node: link.intf2 for link in self._links.values() if link.nic == "uplink"
+            link.intf1.node: link.intf2 for link in self._veths.values() if link.nic == "uplink"
         }
-        for link in self._links.values():
+        for link in self._veths.values():
             near, far = link.intf1, link.intf2
             if near.address is None:
                 continue
             yield netlink.forwarding(far.index, near.address.mac)
             if far.node in uplinks:
                 yield netlink.forwarding(uplinks[far.node].index, near.address.mac)
-
-    def _shape(self, link_id: LinkId, intf: NetlinkIntf) -> list[netlink.Request]:
-        bps = self._payload_bps.get(link_id)
-        if bps is None:
-            return []
-        return shape(intf.name, intf.index, bps, self.qos, self.burst_limit_bytes)
 
     def _start_host(self, host: NamespaceHost, by_network: dict[str, list[NicAddress]]) -> None:
         requests = [netlink.link_up("lo", 1)]
@@ -133,7 +153,7 @@ class Fabric:
                 for peer in by_network[own.network]
                 if peer is not own
             ]
-            requests += self._shape((host.name, intf.name), intf)
+            requests += self._links.build((host.name, intf.name), intf.name, intf.index)
         sock = netlink.Rtnetlink(host.netns_fd)
         sock.send(requests)
         self._sockets[host.name] = sock
@@ -145,38 +165,133 @@ class Fabric:
 
         An uplink's owner is its node: sent is what left the node for the compute switch.
         """
-        ports = {link.intf2.name: link_id for link_id, link in self._links.items()}
+        read = self._read_counters()
+        return {
+            link_id: one.since(self._earlier[link_id]) if self._earlier else one
+            for link_id, one in read.items()
+        }
+
+    def _read_counters(self) -> dict[LinkId, LinkCounters]:
+        ports = {link.intf2.name: link_id for link_id, link in self._veths.items()}
         return read_links(Path("/proc/thread-self/net/dev").read_text(), ports)
 
     def class_counters(self) -> dict[LinkId, LinkClasses]:
         """Counters per HTB class, by "1:10" and "1:20", at both ends of every shaped link."""
-        return {
-            link_id: LinkClasses(
-                sent=self._classes(self._near_socket(link), link.intf1.index),
-                received=self._classes(self._lab, link.intf2.index),
-            )
-            for link_id, link in self._links.items()
-            if self._payload_bps.get(link_id) is not None
-        }
+        return self._links.class_counters()
 
-    def set_rate(self, link_id: LinkId, payload_bps: float) -> None:
-        """Change a shaped link's rate at both ends; traffic in flight continues at the new rate.
+    def backlogs(self) -> dict[LinkId, tuple[int, int]]:
+        """Bytes that wait now at the owner's and at the switch's end of every shaped link."""
+        return self._links.backlogs()
 
-        Raises InputError for a link that is unknown or was started unshaped.
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Nothing that crosses the links during a with block shows in counters afterwards.
+
+        Not for a fabric that others use meanwhile: their traffic would be missing too.
         """
-        if self._payload_bps.get(link_id) is None:
-            raise InputError(f"link {link_id[0]}:{link_id[1]} is not shaped; give it a rate first")
-        link = self._links[link_id]
-        for sock, intf in ((self._near_socket(link), link.intf1), (self._lab, link.intf2)):
-            sock.send(reshape(intf.name, intf.index, payload_bps, self.qos, self.burst_limit_bytes))
-        self._payload_bps[link_id] = payload_bps
+        told, classes = self.counters(), self.class_counters()
+        try:
+            yield
+        finally:
+            now = self._read_counters()
+            self._earlier = {link_id: now[link_id].since(told[link_id]) for link_id in now}
+            self._links.go_on_from(classes)
 
-    def _near_socket(self, link: VethLink) -> netlink.Rtnetlink:
-        return self._sockets.get(link.intf1.node.name, self._lab)
+    @contextmanager
+    def opened(self, link_ids: Sequence[LinkId], payload_bps: float) -> Iterator[None]:
+        """Links of an idle fabric at another rate for the length of a with block."""
+        links = [self._links.find(link_id) for link_id in link_ids]
+        before = [link.setting for link in links]
+        try:
+            for link in links:
+                self._links.set(link, Setting(payload_bps, link.setting.delay_s))
+            yield
+        finally:
+            for link, setting in zip(links, before, strict=True):
+                self._links.set(link, setting)
 
-    def _classes(self, sock: netlink.Rtnetlink, index: int) -> dict[str, ClassCounters]:
-        read = [read_class(body) for body in sock.dump_classes(index)]
-        return {CLASS_NAMES[handle]: found for handle, found in read if handle in CLASS_NAMES}
+    def links(self) -> list[LinkState]:
+        """Every data link as it is now, in the topology's order."""
+        return [link.state() for link in self._links.of.values()]
+
+    def set_link(
+        self, link_id: LinkId, *, payload_bps: float | None = None, delay_s: float | None = None
+    ) -> LinkState:
+        """Change a link's rate (payload bit/s) or delay (seconds one way); the other value stays.
+
+        Traffic in flight goes on at the new rate, and class counters go on. The first delay of a
+        link drops what waits at it. Raises InputError for an unknown link or a value without
+        sense, EnvironmentUnfit for what this machine cannot do; nothing was changed then.
+        """
+        link = self._links.find(link_id)
+        new = Setting(
+            link.setting.payload_bps if payload_bps is None else payload_bps,
+            link.setting.delay_s if delay_s is None else delay_s,
+        )
+        self._check(link.link_id, new)
+        if payload_bps is not None and payload_bps > max(UNCHECKED_BPS, self.carried_bps):
+            self.carried_bps = calibrate.require_carried(
+                ":".join(link.link_id), payload_bps, self._links.burst_limit_bytes
+            )
+        self._links.set(link, new)
+        return link.state()
+
+    def _check(self, link_id: LinkId, new: Setting) -> None:
+        if new.delay_s > 0 and self._netem is None:
+            self._netem = netem_works(self._lab)
+        check_setting(":".join(link_id), new, bool(self._netem))
+
+    def reset_link(self, link_id: LinkId) -> LinkState:
+        """Bring a link back to the topology's rate and delay; raises InputError if unknown."""
+        link = self._links.find(link_id)
+        self._links.set(link, link.nominal)
+        return link.state()
+
+    def reset(self) -> None:
+        """Bring every link back to the topology's rate and delay."""
+        for link_id in self._links.of:
+            self.reset_link(link_id)
+
+    def set_qos(self, on: bool) -> None:
+        """Switch the traffic classes of all links on or off while traffic goes on.
+
+        Off, everything shares KV's queue and rate. What waits is not dropped, counters go on.
+        """
+        self._links.set_qos(on)
+
+    def mark(self, host: str | None, proto: str, port: int, dscp: int) -> Mark:
+        """Give packets that a host (None: every host) sends from or to a port this DSCP.
+
+        For programs that cannot mark; it takes effect at once, on open connections too. `proto`
+        is tcp or udp. A second mark of the same host, protocol and port replaces the first.
+        Raises InputError for a host, protocol, port or DSCP that cannot be.
+        """
+        return self._marks.add(host, proto, port, dscp)
+
+    def unmark(self, host: str | None, proto: str, port: int, dscp: int | None = None) -> None:
+        """Take a mark back; raises InputError if there is none such, or of another `dscp`."""
+        self._marks.remove(host, proto, port, dscp)
+
+    def marks(self) -> list[Mark]:
+        """All marks, in the order in which they were set."""
+        return self._marks.all()
+
+    def popen(self, host: str, argv: Sequence[str], **kwargs: Any) -> "subprocess.Popen[Any]":
+        """Start a process in a host's network namespace, with the arguments of subprocess.Popen.
+
+        It ends at the latest with the lab's PID 1, as its whole PID namespace does. Raises
+        InputError for an unknown host.
+        """
+        # The child is a copy of the thread that forks, network namespace included: no code has
+        # to run between fork and exec, so other threads do no harm.
+        with joined(self.host(host).netns_fd):
+            return subprocess.Popen(argv, **kwargs)
+
+    def host(self, name: str) -> HostNet:
+        """The host of that name; raises InputError that names the nearest."""
+        if name not in self.hosts:
+            raise InputError(f"no host {name}; the nearest is {nearest(name, self.hosts)}")
+        return self.hosts[name]
 
 
 def _raise_open_files_limit() -> None:

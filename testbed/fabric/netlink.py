@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -21,7 +22,9 @@ from testbed.errors import EnvironmentUnfit
 from testbed.fabric.namespaces import joined
 
 RTM_NEWLINK, RTM_SETLINK, RTM_NEWADDR, RTM_NEWNEIGH = 16, 19, 20, 28
-RTM_NEWQDISC, RTM_NEWTCLASS, RTM_GETTCLASS, RTM_NEWTFILTER = 36, 40, 42, 44
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWTCLASS, RTM_GETTCLASS, RTM_NEWTFILTER, RTM_DELTFILTER = 40, 42, 44, 45
+TC_H_ROOT = 0xFFFFFFFF
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 CREATE = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
@@ -38,6 +41,7 @@ _HEADER = struct.Struct("=IHHII")
 _NEIGHBOUR = struct.Struct("=IHHIIBxxxiHBxHH4sHH6sxx")
 _FDB = struct.Struct("=IHHIIBxxxiHBxHH6sxx")
 _BRPORT = struct.Struct("=IHHIIBxxxiII HHHHBxxxHHBxxx")
+_IFINDEX_OFFSET = 20  # in messages of traffic control, header included
 _BATCH = 100  # its answers fit into the default receive buffer
 
 
@@ -60,6 +64,26 @@ def encode(
     message["header"]["flags"] = flags
     message.encode()
     return bytes(message.data)
+
+
+def addressed(what: str, messages: Iterable[bytes], index: int) -> list[Request]:
+    """Messages of traffic control, encoded once for all, for one interface."""
+    requests = []
+    for message in messages:
+        data = bytearray(message)
+        struct.pack_into("=i", data, _IFINDEX_OFFSET, index)
+        requests.append(Request(what, bytes(data)))
+    return requests
+
+
+def attributes(data: memoryview) -> dict[int, memoryview]:
+    """The attributes of a message by type, each without its header."""
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        found[kind & 0x3FFF] = data[4:length]
+        data = data[(length + 3) & ~3 :]
+    return found
 
 
 def bridge(name: str, index: int) -> Request:
@@ -171,9 +195,10 @@ def settle_link(name: str) -> bool:
 
 
 class Rtnetlink:
-    """A request socket inside one namespace; it stays there whoever uses it."""
+    """A request socket inside one namespace; it stays there whoever uses it, from any thread."""
 
     def __init__(self, netns_fd: int | None = None) -> None:
+        self._lock = threading.Lock()
         if netns_fd is None:
             self._socket = self._open()
         else:
@@ -194,17 +219,21 @@ class Rtnetlink:
     def send(self, requests: Iterable[Request]) -> None:
         """Carry out requests in order; raises EnvironmentUnfit naming the first refused one."""
         pending = iter(requests)
-        while chunk := list(islice(pending, _BATCH)):
-            buffer = bytearray()
-            for number, request in enumerate(chunk):
-                start = len(buffer)
-                buffer += request.data
-                flags = struct.unpack_from("=H", request.data, 6)[0]
-                if number == len(chunk) - 1:
-                    flags |= NLM_F_ACK
-                struct.pack_into("=HI", buffer, start + 6, flags, number)
-            self._socket.send(buffer)
-            self._collect(chunk)
+        with self._lock:
+            while chunk := list(islice(pending, _BATCH)):
+                self._send(chunk)
+
+    def _send(self, chunk: list[Request]) -> None:
+        buffer = bytearray()
+        for number, request in enumerate(chunk):
+            start = len(buffer)
+            buffer += request.data
+            flags = struct.unpack_from("=H", request.data, 6)[0]
+            if number == len(chunk) - 1:
+                flags |= NLM_F_ACK
+            struct.pack_into("=HI", buffer, start + 6, flags, number)
+        self._socket.send(buffer)
+        self._collect(chunk)
 
     def _collect(self, chunk: list[Request]) -> None:
         failed: str | None = None
@@ -229,14 +258,25 @@ class Rtnetlink:
 
     def dump_classes(self, index: int) -> list[memoryview]:
         """The bodies (struct tcmsg and attributes) of an interface's traffic classes."""
-        request = _HEADER.pack(36, RTM_GETTCLASS, NLM_F_REQUEST | NLM_F_DUMP, 0, 0)
-        self._socket.send(request + struct.pack("=BxxxiIII", 0, index, 0, 0, 0))
+        return self._dump(RTM_GETTCLASS, index)
+
+    def dump_qdiscs(self) -> list[memoryview]:
+        """The bodies of all queueing disciplines of the namespace."""
+        return self._dump(RTM_GETQDISC, 0)
+
+    def _dump(self, kind: int, index: int) -> list[memoryview]:
+        request = _HEADER.pack(36, kind, NLM_F_REQUEST | NLM_F_DUMP, 0, 0)
         found: list[memoryview] = []
-        while True:
-            for kind, _, body in self._receive():
-                if kind == NLMSG_DONE:
-                    return found
-                if kind == NLMSG_ERROR:
-                    errno = -struct.unpack_from("=i", body)[0]
-                    raise EnvironmentUnfit(f"could not list classes: {os.strerror(errno)}")
-                found.append(body)
+        with self._lock:
+            self._socket.send(request + struct.pack("=BxxxiIII", 0, index, 0, 0, 0))
+            while True:
+                for answer, _, body in self._receive():
+                    if answer == NLMSG_DONE:
+                        return found
+                    if answer == NLMSG_ERROR:
+                        errno = -struct.unpack_from("=i", body)[0]
+                        raise EnvironmentUnfit(
+                            f"could not list queues and classes: {os.strerror(errno)}; "
+                            "run `testbed doctor`"
+                        )
+                    found.append(body)

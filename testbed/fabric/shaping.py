@@ -2,19 +2,23 @@
 
 import struct
 from functools import lru_cache
-from socket import htons
 from typing import Any
 
 import msgspec
-from pyroute2.netlink.rtnl.tcmsg import cls_u32, plugins, sched_htb, sched_pfifo, tcmsg
+from pyroute2.netlink.rtnl.tcmsg import plugins, sched_htb, sched_pfifo, tcmsg
 
+from testbed.fabric.filters import FLUSH, by_dscp
 from testbed.fabric.netlink import (
     CREATE,
+    NLM_F_REQUEST,
     REPLACE,
+    RTM_DELQDISC,
     RTM_NEWQDISC,
     RTM_NEWTCLASS,
-    RTM_NEWTFILTER,
+    TC_H_ROOT,
     Request,
+    addressed,
+    attributes,
     encode,
 )
 
@@ -24,7 +28,6 @@ plugins["bfifo"] = sched_pfifo
 FRAME_BYTES = 1514  # on the wire at MTU 1500
 SEGMENT_BYTES = 1448  # of them TCP payload, with timestamps
 HEADER_BYTES = FRAME_BYTES - SEGMENT_BYTES
-TC_H_ROOT = 0xFFFFFFFF
 ROOT, LINK, MODEL, KV = 0x10000, 0x10001, 0x10010, 0x10020
 CLASS_NAMES = {MODEL: "1:10", KV: "1:20"}
 KV_SHARE = 0.01
@@ -33,8 +36,6 @@ MIN_BURST_BYTES = 2 * FRAME_BYTES
 MODEL_QUEUE_PACKETS = 1000
 KV_QUEUE_S = 0.010
 MIN_KV_QUEUE_BYTES = 256 * 1024  # below four full GSO packets a lone flow loses rate
-DSCP_OF_MODEL = ("0xb8", "0xc0")  # EF of collectives, CS6 of control, as TOS bytes
-_IFINDEX_OFFSET = 20
 
 
 class ClassCounters(msgspec.Struct, frozen=True):
@@ -92,18 +93,20 @@ def _class(
     return _tc("htb", RTM_NEWTCLASS, flags, fields, parameters)
 
 
+@lru_cache(maxsize=256)
 def _classes(
     payload_bps: float, qos: bool, burst_limit_bytes: int | None, flags: int
-) -> list[bytes]:
+) -> tuple[bytes, ...]:
     rate = wire_bps(payload_bps)
     burst = burst_bytes(payload_bps, burst_limit_bytes)
-    classes = [_class(flags, LINK, ROOT, rate, rate, burst, 0)]
-    if qos:
-        classes.append(_class(flags, MODEL, LINK, rate * (1 - KV_SHARE), rate, burst, 0))
-        classes.append(_class(flags, KV, LINK, rate * KV_SHARE, rate, burst, 1))
-    else:
-        classes.append(_class(flags, KV, LINK, rate, rate, burst, 0))
-    return classes
+    # Without classes nothing is sent to MODEL. It stays, idle, so that its counters and what
+    # waited in it survive a switch; the guarantees never add up to more than the link.
+    model_share = 1 - KV_SHARE if qos else KV_SHARE
+    return (
+        _class(flags, LINK, ROOT, rate, rate, burst, 0),
+        _class(flags, MODEL, LINK, rate * model_share, rate, burst, 0),
+        _class(flags, KV, LINK, rate * (1 - model_share), rate, burst, 1),
+    )
 
 
 def _leaf(flags: int, kind: str, parent: int, limit: int) -> bytes:
@@ -111,22 +114,17 @@ def _leaf(flags: int, kind: str, parent: int, limit: int) -> bytes:
     return _tc(kind, RTM_NEWQDISC, flags, fields, {"limit": limit})
 
 
-def _to_model(tos: str) -> bytes:
-    fields = {"parent": ROOT, "info": htons(0x0800) | (1 << 16)}
-    options = cls_u32.get_parameters({"target": MODEL, "keys": [f"{tos}/0xfc+1"]})
-    return _tc("u32", RTM_NEWTFILTER, CREATE, fields, options)
-
-
 @lru_cache(maxsize=256)
-def _tree(payload_bps: float, qos: bool, burst_limit_bytes: int | None) -> tuple[bytes, ...]:
+def _tree(
+    payload_bps: float, qos: bool, burst_limit_bytes: int | None, parent: int
+) -> tuple[bytes, ...]:
     root = sched_htb.get_parameters({"default": KV & 0xFFFF})
-    fields = {"handle": ROOT, "parent": TC_H_ROOT}
-    messages = [_tc("htb", RTM_NEWQDISC, CREATE, fields, root)]
+    messages = [_tc("htb", RTM_NEWQDISC, CREATE, {"handle": ROOT, "parent": parent}, root)]
     messages += _classes(payload_bps, qos, burst_limit_bytes, CREATE)
     messages.append(_leaf(CREATE, "bfifo", KV, kv_queue_bytes(payload_bps)))
+    messages.append(_leaf(CREATE, "pfifo", MODEL, MODEL_QUEUE_PACKETS))
     if qos:
-        messages.append(_leaf(CREATE, "pfifo", MODEL, MODEL_QUEUE_PACKETS))
-        messages += [_to_model(tos) for tos in DSCP_OF_MODEL]
+        messages += by_dscp(MODEL)
     return tuple(messages)
 
 
@@ -136,25 +134,22 @@ def _rerate(payload_bps: float, qos: bool, burst_limit_bytes: int | None) -> tup
     return (*_classes(payload_bps, qos, burst_limit_bytes, REPLACE), queue)
 
 
-def _addressed(what: str, messages: tuple[bytes, ...], index: int) -> list[Request]:
-    requests = []
-    for message in messages:
-        data = bytearray(message)
-        struct.pack_into("=i", data, _IFINDEX_OFFSET, index)
-        requests.append(Request(what, bytes(data)))
-    return requests
-
-
 def shape(
-    name: str, index: int, payload_bps: float, qos: bool, burst_limit_bytes: int | None
+    name: str,
+    index: int,
+    payload_bps: float,
+    qos: bool,
+    burst_limit_bytes: int | None,
+    parent: int = TC_H_ROOT,
 ) -> list[Request]:
     """Requests that shape an interface without a root qdisc to a payload rate in bit/s.
 
     With qos, DSCP EF and CS6 go to class 1:10 (99 % guaranteed, first), all else to 1:20 (1 %);
-    each may borrow the whole link. Without, everything shares 1:20.
+    each may borrow the whole link. Without, everything shares 1:20. `parent` is the class of
+    another qdisc that packets pass first.
     """
-    tree = _tree(payload_bps, qos, burst_limit_bytes)
-    return _addressed(f"shape {name} to {payload_bps:.0f} bit/s", tree, index)
+    tree = _tree(payload_bps, qos, burst_limit_bytes, parent)
+    return addressed(f"shape {name} to {payload_bps:.0f} bit/s", tree, index)
 
 
 def reshape(
@@ -162,22 +157,47 @@ def reshape(
 ) -> list[Request]:
     """Requests that change the rate of an interface that `shape` shaped; queues keep what waits."""
     messages = _rerate(payload_bps, qos, burst_limit_bytes)
-    return _addressed(f"reshape {name} to {payload_bps:.0f} bit/s", messages, index)
+    return addressed(f"reshape {name} to {payload_bps:.0f} bit/s", messages, index)
 
 
-def _attributes(data: memoryview) -> dict[int, memoryview]:
-    found = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        found[kind & 0x3FFF] = data[4:length]
-        data = data[(length + 3) & ~3 :]
-    return found
+def switch_classes(
+    name: str,
+    index: int,
+    payload_bps: float,
+    qos: bool,
+    burst_limit_bytes: int | None,
+    before_dscp: tuple[bytes, ...] = (),
+) -> list[Request]:
+    """Requests that switch the classes of a shaped interface on or off, or renew its filters.
+
+    Nothing that waits is dropped, and counters go on. `before_dscp` are filters that are asked
+    before those by DSCP (see filters.py).
+    """
+    classes = _classes(payload_bps, qos, burst_limit_bytes, REPLACE)
+    filters = (*before_dscp, *by_dscp(MODEL)) if qos else ()
+    messages = (*classes, FLUSH, *filters) if qos else (FLUSH, *classes)
+    return addressed(f"switch classes of {name} {'on' if qos else 'off'}", messages, index)
+
+
+def unshape(name: str, index: int, parent: int = TC_H_ROOT) -> list[Request]:
+    """Requests that take the shaping off an interface; what waits in it is lost."""
+    message = encode(tcmsg, RTM_DELQDISC, NLM_F_REQUEST, {"handle": ROOT, "parent": parent}, [])
+    return addressed(f"stop shaping {name}", (message,), index)
 
 
 def read_class(body: memoryview) -> tuple[int, ClassCounters]:
     """Handle and counters of one dumped class (struct tcmsg, gnet_stats_basic and _queue)."""
     handle = struct.unpack_from("=I", body, 8)[0]
-    stats = _attributes(_attributes(body[20:])[7])
+    stats = attributes(attributes(body[20:])[7])
     sent_bytes, sent_packets = struct.unpack_from("=QI", stats[1])
     _, backlog_bytes, dropped_packets = struct.unpack_from("=III", stats[3])
     return handle, ClassCounters(sent_bytes, sent_packets, dropped_packets, backlog_bytes)
+
+
+def read_backlog(body: memoryview) -> tuple[int, int] | None:
+    """Interface index and bytes waiting, if a dumped qdisc is the shaper of an interface."""
+    index, handle = struct.unpack_from("=iI", body, 4)
+    if handle != ROOT:
+        return None
+    # struct tc_stats: its last word. TCA_STATS is far shorter to find than TCA_STATS2.
+    return index, struct.unpack_from("=I", attributes(body[20:])[3], 32)[0]

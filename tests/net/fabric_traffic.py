@@ -106,7 +106,7 @@ def main() -> None:
     fabric = Fabric(topo, link_rates(topo.shape, **plan["rates"]), qos=plan.get("qos", True))
     fabric.start()
     for owner, nic, bps in plan.get("set_rates", []):
-        fabric.set_rate((owner, nic), bps)
+        fabric.set_link((owner, nic), payload_bps=bps)
     if plan.get("idle_s"):
         select.select([], [], [], plan["idle_s"])
     rates = run_flows(fabric, plan.get("flows", []), plan.get("duration_s", 1.0))
