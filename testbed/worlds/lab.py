@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from testbed.delays import DUE_TIME, NOBODY, peer_delays_s
+from testbed.delays import DUE_TIME, NETEM, NOBODY, peer_delays_s
 from testbed.errors import RunFailed
 from testbed.fabric.private import hold_lifeline
 from testbed.fabric.shaping import HEADER_BYTES
@@ -52,8 +52,38 @@ def say(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
-def build_fabric(wires: WirePlan) -> "Fabric":
-    """The cluster's network, up and shaped."""
+def delay_by(wires: WirePlan, time_scale: float) -> str:
+    """Who makes the delays of links: the kernel if it can, else the transport.
+
+    Raises EnvironmentUnfit outside of private namespaces: the kernel is tried on their lo.
+    """
+    from testbed.fabric.delay import netem_works
+    from testbed.fabric.links import MAX_DELAY_S
+    from testbed.fabric.namespaces import require_private
+    from testbed.fabric.netlink import Rtnetlink
+
+    if not wires.delays_s:
+        return NOBODY
+    require_private()
+    lab = Rtnetlink()
+    try:
+        longest_s = max(wires.delays_s.values()) * time_scale
+        return NETEM if longest_s <= MAX_DELAY_S and netem_works(lab) else DUE_TIME
+    finally:
+        lab.close()
+
+
+def netem_delays_s(wires: WirePlan, time_scale: float) -> dict[tuple[str, str], float]:
+    """Delays of links in real seconds, as the fabric takes them."""
+    found = {}
+    for link, delay_s in wires.delays_s.items():
+        owner, nic = link.split(":")
+        found[owner, nic] = delay_s * time_scale
+    return found
+
+
+def build_fabric(wires: WirePlan, delays_s: dict[tuple[str, str], float] | None = None) -> "Fabric":
+    """The cluster's network, up and shaped; with delays by netem, if any are given."""
     from testbed.fabric.fabric import Fabric
     from testbed.fabric.rates import link_rates
     from topologies.dualpath import DualPathTopo
@@ -74,7 +104,7 @@ def build_fabric(wires: WirePlan) -> "Fabric":
         storage_bps=wires.storage_bps,
         overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
     )
-    fabric = Fabric(topo, rates, qos=wires.qos)
+    fabric = Fabric(topo, rates, qos=wires.qos, delays_s=delays_s)
     fabric.start()
     return fabric
 
@@ -89,11 +119,15 @@ class Lab:
         self._controls: dict[str, socket.socket] = {}
         self._running: set[str] = set()
         self._samples: list[Sample] = []
+        self._delay_by = NOBODY
 
     def run(self) -> None:
         """Everything, in order; raises RunFailed if a host ends badly."""
         began_s = time.monotonic()
-        fabric = build_fabric(self._plan.wires)
+        wires, time_scale = self._plan.wires, self._plan.world.time_scale
+        self._delay_by = delay_by(wires, time_scale)
+        by_netem = self._delay_by == NETEM
+        fabric = build_fabric(wires, netem_delays_s(wires, time_scale) if by_netem else None)
         network_up_s = time.monotonic() - began_s
         say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
         self._start_hosts(fabric)
@@ -103,8 +137,9 @@ class Lab:
         self._watch(fabric, start_s)
         for control in self._controls.values():
             control.close()
-        by = DUE_TIME if self._plan.wires.delays_s else NOBODY
-        samples = Samples(start_s, self._samples, _class_payload(fabric), network_up_s, by)
+        samples = Samples(
+            start_s, self._samples, _class_payload(fabric), network_up_s, self._delay_by
+        )
         (self._folder / "samples.msgpack").write_bytes(msgspec.msgpack.encode(samples))
         say(phase="checking")
         self._check_tokens()
@@ -132,9 +167,10 @@ class Lab:
         directory = {name: net.addresses for name, net in fabric.hosts.items()}
         wires = self._plan.wires
         shape = wires.shape
+        held = wires.delays_s if self._delay_by == DUE_TIME else {}
         for host in self._plan.hosts:
             start_file = self._folder / "hosts" / f"{host.name}.msgpack"
-            delays_s = peer_delays_s(shape, wires.delays_s, host.name, directory)
+            delays_s = peer_delays_s(shape, held, host.name, directory)
             start = HostStart(host, self._plan.world, directory, delays_s)
             start_file.write_bytes(msgspec.msgpack.encode(start))
             order = StartOrder(
