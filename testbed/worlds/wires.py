@@ -56,14 +56,36 @@ def rates_of(wires: WirePlan) -> LinkRates:
     )
 
 
+def netem_delays_s(wires: WirePlan) -> dict[tuple[str, str], float]:
+    """Real seconds by link where the kernel can delay links; empty where it cannot.
+
+    Raises EnvironmentUnfit outside of private namespaces: the kernel is tried on their lo.
+    """
+    from testbed.fabric.delay import netem_works
+    from testbed.fabric.links import MAX_DELAY_S
+    from testbed.fabric.namespaces import require_private
+    from testbed.fabric.netlink import Rtnetlink
+
+    if not wires.delays_s:
+        return {}
+    require_private()
+    real_s = {
+        tuple(link.split(":")): one * wires.time_scale for link, one in wires.delays_s.items()
+    }
+    lab = Rtnetlink()
+    try:
+        able = max(real_s.values()) <= MAX_DELAY_S and netem_works(lab)
+    finally:
+        lab.close()
+    return {(owner, nic): delay_s for (owner, nic), delay_s in real_s.items()} if able else {}
+
+
 def build_fabric(wires: WirePlan) -> "Fabric":
     """The cluster's network, up and shaped; to be called by PID 1 of private namespaces.
 
     Its links are delayed where the kernel has netem; elsewhere that is left to the transport.
     """
-    from testbed.fabric.delay import netem_works
     from testbed.fabric.fabric import Fabric
-    from testbed.fabric.netlink import Rtnetlink
     from topologies.dualpath import DualPathTopo
 
     topo = DualPathTopo(
@@ -73,13 +95,7 @@ def build_fabric(wires: WirePlan) -> "Fabric":
         folded=wires.folded,
         storage_hosts=wires.storage_hosts,
     )
-    delays_s = {}
-    if wires.delays_s and netem_works(Rtnetlink()):
-        delays_s = {
-            (owner, nic): delay_s * wires.time_scale
-            for link, delay_s in wires.delays_s.items()
-            for owner, _, nic in [link.partition(":")]
-        }
+    delays_s = netem_delays_s(wires)
     fabric = Fabric(topo, rates_of(wires), qos=wires.qos, delays_s=delays_s)
     fabric.start()
     return fabric
