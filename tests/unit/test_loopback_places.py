@@ -156,11 +156,13 @@ def test_a_port_that_is_taken_after_the_trial_ends_the_host_loudly(whole: bool) 
         config = TcpConfig("store0", 7, 1, found.directory)
         address, base = found.directory["store0"]["storage"].split(":")
         taken = int(base) + 1
+        transport = TcpTransport(config, clock, CountingKeys())
         with (
             socket.create_server((address, taken)),
             pytest.raises(TransferError, match=rf"^store0 cannot listen on {address}:{taken} "),
         ):
-            await TcpTransport(config, clock, CountingKeys()).start()
+            await transport.start()
+        transport.abort()
 
     with reserved(list(ClusterShape(1, 1).nics()), SEED, whole) as found:
         run(lambda: main(found))
