@@ -92,7 +92,7 @@ def test_a_quiet_machine_gives_no_cause_and_no_note() -> None:
 
 def test_the_evidence_is_part_of_the_result_and_decides_the_verdict() -> None:
     _, result = sound()
-    run = run_on(Machine(late_ticks=6))
+    run = run_on(Machine(late_ticks=11))
     result = msgspec.structs.replace(result, timing=evidence(run, result.window_s))
     verdict = judge(run, result)
     assert (verdict.functional, verdict.timing) == ("passed", "inconclusive")
@@ -100,15 +100,15 @@ def test_the_evidence_is_part_of_the_result_and_decides_the_verdict() -> None:
 
 
 @pytest.mark.parametrize(("machine", "words"), [
-    ({"late_s": 1.81}, "prefill layers were 60% of the time late in sum"),  # of three, in target
+    ({"late_s": 2.41}, "prefill layers were 80% of the time late in sum"),  # of three, in target
     ({"overruns": 46}, "46% of layers took longer than the model allows"),
-    ({"late_ticks": 6}, "6% of decode ticks came a whole period late"),
-    ({"delay": 0.51}, "de0-buf could have run but had no CPU 51% of the time"),
+    ({"late_ticks": 11}, "11% of decode ticks came a whole period late"),
+    ({"delay": 0.71}, "de0-buf could have run but had no CPU 71% of the time"),
     ({"overshoot_ms": 10.2}, "ended 5.1 ms late or later, in target time"),
     ({"lacking": 0.0705}, "pe0-buf:snic< lacked 6.8% of its rate"),
     ({"model_drops": 1}, "1 packets of class MODEL were dropped (pe0-gpu:cnic>)"),
-    ({"foreign": 0.26, "overshoot_ms": 2.2}, "other programs used 26% of the 2 cores"),
-    ({"own": 0.93, "overshoot_ms": 2.2}, "the 2 cores were 93% busy"),
+    ({"foreign": 0.16, "overshoot_ms": 2.2}, "other programs used 16% of the 2 cores"),
+    ({"own": 0.96, "overshoot_ms": 2.2}, "the 2 cores were 96% busy"),
 ])  # fmt: skip
 def test_each_sign_alone_is_a_cause(machine: dict[str, float], words: str) -> None:
     (cause,) = causes(**machine)
@@ -116,15 +116,15 @@ def test_each_sign_alone_is_a_cause(machine: dict[str, float], words: str) -> No
 
 
 @pytest.mark.parametrize(("machine", "words"), [
-    ({"late_s": 1.79}, "60% of the time late"),
+    ({"late_s": 2.39}, "80% of the time late"),
     ({"overruns": 45}, "45% of layers"),
-    ({"late_ticks": 5}, "5% of decode ticks"),
-    ({"delay": 0.49}, "no CPU 49% of the time"),
+    ({"late_ticks": 10}, "10% of decode ticks"),
+    ({"delay": 0.69}, "no CPU 69% of the time"),
     ({"overshoot_ms": 9.8}, "ended 4.9 ms late"),
     ({"lacking": 0.0485}, "lacked 4.6% of its rate"),
-    ({"foreign": 0.2}, "other programs used 20% of the 2 cores, which delayed nothing"),
+    ({"foreign": 0.06}, "other programs used 6% of the 2 cores, which delayed nothing"),
     ({"foreign": 0.45}, "other programs used 45% of the 2 cores, which delayed nothing"),
-    ({"own": 0.91}, "the 2 cores were 91% busy"),
+    ({"own": 0.94}, "the 2 cores were 94% busy"),
 ])  # fmt: skip
 def test_less_of_it_is_a_note_and_no_cause(machine: dict[str, float], words: str) -> None:
     assert causes(**machine) == []
@@ -134,9 +134,9 @@ def test_less_of_it_is_a_note_and_no_cause(machine: dict[str, float], words: str
 def test_a_program_on_an_idle_core_that_delayed_nothing_is_shown_and_harmless() -> None:
     timing = weighed(foreign=0.5)
     assert causes(foreign=0.5) == []
-    assert timing.foreign.value == pytest.approx(0.5) and timing.foreign.limit == 0.25
+    assert timing.foreign.value == pytest.approx(0.5) and timing.foreign.limit == 0.15
     assert timing.others == [Program(4711, "thief", 12.25)]
-    assert len(causes(foreign=0.5, delay=0.4)) == 2  # with the core it stole: foreign and busy
+    assert len(causes(foreign=0.5, delay=0.5)) == 2  # with the core it stole: foreign and busy
 
 
 def test_a_cause_says_who_it_was() -> None:
@@ -147,11 +147,11 @@ def test_a_cause_says_who_it_was() -> None:
 
 
 @pytest.mark.parametrize(("machine", "scale"), [
-    ({"late_s": 3.6}, "4"),  # twice the limit, at two real seconds a target second
-    ({"delay": 0.75}, "3"),
+    ({"late_s": 4.8}, "4"),  # twice the limit, at two real seconds a target second
+    ({"delay": 0.91}, "2.7"),
     ({"overshoot_ms": 15}, "3"),
-    ({"late_ticks": 6}, "2.4"),
-    ({"own": 1.2, "overshoot_ms": 2.2}, "2.7"),
+    ({"late_ticks": 11}, "2.4"),
+    ({"own": 1.2, "overshoot_ms": 2.2}, "2.6"),
 ])  # fmt: skip
 def test_a_cause_says_which_time_scale_should_be_enough(
     machine: dict[str, float], scale: str
@@ -175,16 +175,17 @@ def test_a_cluster_that_is_not_folded_may_be_and_a_large_one_may_be_smaller() ->
 
 
 def test_what_befell_the_steady_window_alone_is_not_thinned_by_the_rest() -> None:
-    run = run_on(Machine(overshoot_ms=2.2))
+    run = run_on(Machine(overshoot_ms=2.2, own=0.3))
     samples = run.samples.samples
-    for index, sample in enumerate(samples):  # 110 to 116 s: one of two cores, for six seconds
-        inside_s = min(max(sample.at_monotonic_s - 110.0, 0.0), 6.0)
+    for index, sample in enumerate(samples):  # 110 to 116 s: half a core of two, for six seconds
+        inside_s = min(max(sample.at_monotonic_s - 110.0, 0.0), 6.0) / 2
         samples[index] = msgspec.structs.replace(sample, busy_s=sample.busy_s + inside_s)
     timing = evidence(run, WINDOW)
-    assert timing is not None and timing.foreign.value == pytest.approx(0.5)
-    assert len(doubts(timing, run.plan)) == 2  # foreign CPU, and full cores
+    assert timing is not None and timing.foreign.value == pytest.approx(0.25)
+    assert len(doubts(timing, run.plan)) == 1
     whole = evidence(run, (0.0, 8.0))
-    assert whole is not None and whole.foreign.value == pytest.approx(0.15)
+    assert whole is not None and whole.foreign.value == pytest.approx(0.075)
+    assert doubts(whole, run.plan) == []
 
 
 def test_few_packets_say_nothing_about_a_link() -> None:
@@ -211,8 +212,9 @@ def test_a_run_with_too_few_looks_is_inconclusive_and_a_virtual_one_has_no_machi
     assert judge(run, blind).timing == "faithful"
 
 
-def test_half_a_core_counts_on_a_machine_of_many() -> None:
-    assert [foreign_limit(cores) for cores in (1, 2, 4, 16)] == [0.25, 0.25, 0.125, 1 / 32]
+def test_less_of_a_machine_of_many_cores_may_be_used_by_others() -> None:
+    limits = [foreign_limit(cores) for cores in (1, 2, 4, 16)]
+    assert limits == pytest.approx([0.15, 0.15, 0.075, 0.3 / 16])
 
 
 MACHINES = st.builds(
