@@ -7,8 +7,9 @@ import pytest
 
 from testbed.errors import EnvironmentUnfit, InputError
 from testbed.fabric import delay, netlink
+from testbed.fabric.counters import Offsets
 from testbed.fabric.links import End, Links, Setting, check_setting
-from testbed.fabric.shaping import shape
+from testbed.fabric.shaping import ClassCounters, shape
 
 LINK_ID = ("pe0", "uplink")
 # What tc (iproute2 6.1) sends, but for sequence number and the request for an answer:
@@ -120,3 +121,26 @@ def test_a_delay_needs_netem_and_a_sensible_length() -> None:
         check_setting("pe0:uplink", Setting(1e8, 0.02), netem=False)
     with pytest.raises(InputError, match="11 s"):
         check_setting("pe0:uplink", Setting(1e8, 11.0), netem=True)
+
+
+def classes(sent: int, dropped: int = 0, backlog: int = 0) -> dict[str, ClassCounters]:
+    return {"1:20": ClassCounters(sent, sent // 100, dropped, backlog)}
+
+
+def test_counters_of_classes_go_on_when_the_kernels_begin_anew() -> None:
+    offsets = Offsets()
+    assert offsets.told("port", classes(500, 1, 70)) == classes(500, 1, 70)
+    offsets.go_on_from("port", classes(500, 1, 70), raw=None)
+    assert offsets.told("port", classes(200, 2, 10)) == classes(700, 3, 10)
+    # And again, from what was told by then.
+    offsets.go_on_from("port", offsets.told("port", classes(200, 2, 10)), raw=None)
+    assert offsets.told("port", classes(100)) == classes(800, 3)
+    assert offsets.told("another port", classes(100)) == classes(100)
+
+
+def test_counters_of_classes_can_leave_out_what_crossed_meanwhile() -> None:
+    offsets = Offsets()
+    before = offsets.told("port", classes(300, 1))
+    offsets.go_on_from("port", before, raw=classes(9_300, 5))
+    assert offsets.told("port", classes(9_300, 5)) == before
+    assert offsets.told("port", classes(9_400, 6, 40)) == classes(400, 2, 40)
