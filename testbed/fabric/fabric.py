@@ -2,6 +2,7 @@
 
 import resource
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ class Fabric:
         self._sockets: dict[str, netlink.Rtnetlink] = {}
         self._earlier: dict[LinkId, LinkCounters] = {}
         self._netem: bool | None = None
+        self._changing = threading.RLock()
         links, delays_s = _data_links(topo), delays_s or {}
         unknown = (rates.payload_bps.keys() | delays_s.keys()) - set(links)
         if unknown:
@@ -225,18 +227,19 @@ class Fabric:
         link drops what waits at it. Raises InputError for an unknown link or a value without
         sense, EnvironmentUnfit for what this machine cannot do; nothing was changed then.
         """
-        link = self._links.find(link_id)
-        new = Setting(
-            link.setting.payload_bps if payload_bps is None else payload_bps,
-            link.setting.delay_s if delay_s is None else delay_s,
-        )
-        self._check(link.link_id, new)
-        if payload_bps is not None and payload_bps > max(UNCHECKED_BPS, self.carried_bps):
-            self.carried_bps = calibrate.require_carried(
-                ":".join(link.link_id), payload_bps, self._links.burst_limit_bytes
+        with self._changing:
+            link = self._links.find(link_id)
+            new = Setting(
+                link.setting.payload_bps if payload_bps is None else payload_bps,
+                link.setting.delay_s if delay_s is None else delay_s,
             )
-        self._links.set(link, new)
-        return link.state()
+            self._check(link.link_id, new)
+            if payload_bps is not None and payload_bps > max(UNCHECKED_BPS, self.carried_bps):
+                self.carried_bps = calibrate.require_carried(
+                    ":".join(link.link_id), payload_bps, self._links.burst_limit_bytes
+                )
+            self._links.set(link, new)
+            return link.state()
 
     def _check(self, link_id: LinkId, new: Setting) -> None:
         if new.delay_s > 0 and self._netem is None:
@@ -245,9 +248,10 @@ class Fabric:
 
     def reset_link(self, link_id: LinkId) -> LinkState:
         """Bring a link back to the topology's rate and delay; raises InputError if unknown."""
-        link = self._links.find(link_id)
-        self._links.set(link, link.nominal)
-        return link.state()
+        with self._changing:
+            link = self._links.find(link_id)
+            self._links.set(link, link.nominal)
+            return link.state()
 
     def reset(self) -> None:
         """Bring every link back to the topology's rate and delay."""
@@ -259,7 +263,8 @@ class Fabric:
 
         Off, everything shares KV's queue and rate. What waits is not dropped, counters go on.
         """
-        self._links.set_qos(on)
+        with self._changing:
+            self._links.set_qos(on)
 
     def mark(self, host: str | None, proto: str, port: int, dscp: int) -> Mark:
         """Give packets that a host (None: every host) sends from or to a port this DSCP.
@@ -268,11 +273,13 @@ class Fabric:
         is tcp or udp. A second mark of the same host, protocol and port replaces the first.
         Raises InputError for a host, protocol, port or DSCP that cannot be.
         """
-        return self._marks.add(host, proto, port, dscp)
+        with self._changing:
+            return self._marks.add(host, proto, port, dscp)
 
     def unmark(self, host: str | None, proto: str, port: int, dscp: int | None = None) -> None:
         """Take a mark back; raises InputError if there is none such, or of another `dscp`."""
-        self._marks.remove(host, proto, port, dscp)
+        with self._changing:
+            self._marks.remove(host, proto, port, dscp)
 
     def marks(self) -> list[Mark]:
         """All marks, in the order in which they were set."""

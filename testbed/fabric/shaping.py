@@ -32,6 +32,7 @@ QUANTUM_BYTES = 60_000
 MIN_BURST_BYTES = 2 * FRAME_BYTES
 MODEL_QUEUE_PACKETS = 1000
 KV_QUEUE_S = 0.010
+MAX_KV_QUEUE_BYTES = 1 << 28
 MIN_KV_QUEUE_BYTES = 256 * 1024  # below four full GSO packets a lone flow loses rate
 
 
@@ -50,7 +51,8 @@ def burst_bytes(payload_bps: float, limit_bytes: int | None) -> int:
 
 def kv_queue_bytes(payload_bps: float) -> int:
     """The KV class's queue limit: 10 ms, at least four GSO packets."""
-    return max(MIN_KV_QUEUE_BYTES, int(wire_bps(payload_bps) / 8 * KV_QUEUE_S))
+    wanted = int(wire_bps(payload_bps) / 8 * KV_QUEUE_S)
+    return min(max(MIN_KV_QUEUE_BYTES, wanted), MAX_KV_QUEUE_BYTES)
 
 
 def _tc(kind: str, message: int, flags: int, fields: dict[str, int], options: Any) -> bytes:
