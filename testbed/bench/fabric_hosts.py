@@ -93,9 +93,14 @@ class Host:
         if isinstance(delivery.message, Admit):
             self.transport.post(delivery.sender, delivery.message, TrafficClass.MODEL)
 
-    async def send(self, peer: str) -> None:
-        """Write the pool into the peer's, piece by piece, over and over."""
+    async def send(self, *peers: str) -> None:
+        """Write the pool into each peer's, piece by piece, over and over: a connection a peer."""
         self._control.sendall(b"R")
+        async with anyio.create_task_group() as crew:
+            for peer in peers:
+                crew.start_soon(self._send_to, peer)
+
+    async def _send_to(self, peer: str) -> None:
         blocks = self.pool.blocks
         per_list = max(1, min(LIST_BYTES // self.pool.layout.block_bytes, blocks // IN_FLIGHT))
         lists = [
@@ -131,7 +136,7 @@ class Host:
                 await self._answer
                 self.round_trips_s.append(time.monotonic() - sent_s)
                 due_s = max(due_s + every_s, time.monotonic())
-                await anyio.sleep(due_s - time.monotonic())
+                await anyio.sleep(max(0.0, due_s - time.monotonic()))
 
     def _answered(self, _delivery: Delivery) -> None:
         if self._answer is not None and not self._answer.done():

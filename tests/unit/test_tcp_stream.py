@@ -1,6 +1,7 @@
 """A connection reads the same frames however the stream is cut into pieces."""
 
 import asyncio
+import socket
 from typing import cast
 
 import numpy as np
@@ -24,6 +25,14 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent = b""
+        self.woken_at = 1
+
+    def get_extra_info(self, name: str) -> "Wire":
+        return self
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        self.woken_at = value
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -78,6 +87,12 @@ async def receive_cut(padding: int, cuts: list[int]) -> None:
         target[:taken] = data[at : at + taken]
         connection.buffer_updated(taken)
         at, step = at + taken, step + 1
+        # Waiting for more than the payload still brings would wait for ever.
+        assert wire.woken_at == 1 or any(
+            at + wire.woken_at <= data.index(payload) + len(payload) and at > data.index(payload)
+            for payload in (whole, layer)
+        )
+    assert wire.woken_at == 1
     assert LARGE_BYTES <= len(whole) and not wire.sent  # acknowledged at the turn's end
     await asyncio.sleep(0)
     assert host.account()["undelivered"] == padding + 3
