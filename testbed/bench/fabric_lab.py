@@ -106,8 +106,8 @@ class Bench:
         topo = StarTopo(lab.hosts)
         shaped = lab.jobs[0].bps
         self._links = [(f"h{number}", "snic") for number in range(lab.hosts)]
-        rates = {} if shaped is None else dict.fromkeys(self._links, shaped)
-        self._fabric = Fabric(topo, LinkRates(rates), qos=lab.qos)
+        rates = LinkRates(dict.fromkeys(self._links, shaped))
+        self._fabric = Fabric(topo, rates, qos=lab.qos)
         self._fabric.start()
         self._meter = Meter(self._fabric.hosts[SERVER].netns_fd)
         self._children: list[Child] = []
@@ -248,8 +248,9 @@ class Bench:
         piece = 1 << 18
         server = self._ours(SERVER, piece, hosts.Host.receive)
         kv = [
-            self._ours(f"h{number}", piece, hosts.Host.send, *ALIASES[:KV_FLOWS],
-                       name=f"h{number}-kv")
+            self._ours(
+                f"h{number}", piece, hosts.Host.send, *ALIASES[:KV_FLOWS], name=f"h{number}-kv"
+            )
             for number in range(1, job.kv_senders + 1)
         ]
         self._flowing(job.kv_senders * KV_FLOWS)

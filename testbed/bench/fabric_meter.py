@@ -35,7 +35,9 @@ class Meter:
         return len(self._dump(_LISTENING))
 
     def _dump(self, state: int) -> list[tuple[int, int]]:
-        wanted = struct.pack("=BBBxI48x", socket.AF_INET, socket.IPPROTO_TCP, 1 << (_TCP_INFO - 1), 1 << state)
+        wanted = struct.pack(
+            "=BBBxI48x", socket.AF_INET, socket.IPPROTO_TCP, 1 << (_TCP_INFO - 1), 1 << state
+        )
         header = _HEADER.pack(_HEADER.size + len(wanted), _DIAG_BY_FAMILY, _DUMP, 1, 0)
         self._socket.send(header + wanted)
         found: list[tuple[int, int]] = []

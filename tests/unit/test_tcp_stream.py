@@ -93,7 +93,7 @@ async def receive_cut(padding: int, cuts: list[int]) -> None:
             for payload in (whole, layer)
         )
     assert wire.woken_at == 1
-    assert LARGE_BYTES <= len(whole) and not wire.sent  # acknowledged at the turn's end
+    assert len(whole) >= LARGE_BYTES and not wire.sent  # acknowledged at the turn's end
     await asyncio.sleep(0)
     assert host.account()["undelivered"] == padding + 3
     assert len(wire.sent) == 2 * (frames.HEADER_BYTES + 8)
