@@ -43,7 +43,7 @@ KV_TOS = "0x20"
 CHECK_S = 0.01
 SERVER = "h0"
 ALIASES = tuple(f"{SERVER}-{number}" for number in range(8))  # a sender's connections go by name
-KV_FLOWS = 4  # of each sender beside MODEL: one alone never fills its own queue
+KV_FLOWS = len(ALIASES)  # of each sender beside MODEL: a few never fill its own queue
 
 Result = BulkResult | LatencyResult | Failed
 T = TypeVar("T")
