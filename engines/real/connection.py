@@ -4,6 +4,7 @@ The dialler sends HELLO, WRITE, MESSAGE and CLOSING; the accepting host answers 
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -24,6 +25,8 @@ SCRATCH_BYTES = 64 << 10
 # note into the scratch spares the copy of what the kernel can put in place itself.
 LARGE_BYTES = 16 << 10
 SHORT_READ_BYTES = 256
+# A payload that trickles in wakes us when so much of its rest is there, not for every packet.
+READ_BATCH_BYTES = 256 << 10
 # Acknowledgements leave together at the end of the loop's turn, and before it once they stand for
 # so much: each that leaves alone wakes the peer, and a peer that hears nothing sends nothing.
 ACKNOWLEDGED_BYTES = 2 << 20
@@ -96,6 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         self._line = host.line(peer, traffic_class) if peer else None
         self._eof_seen = False
         self._read_limit = SCRATCH_BYTES
+        self._woken_at = 1  # bytes that the kernel holds when it says that there are some
         self._owed: list[bytes] = []  # acknowledgements that have not left yet
         self._owed_bytes = 0  # payload that they stand for
 
@@ -204,6 +208,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_QUEUE_BYTES)
+        self._socket: socket.socket = transport.get_extra_info("socket")
         self._open = True
 
     def pause_writing(self) -> None:
@@ -271,8 +276,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._end += nbytes
             else:
                 self._filled += nbytes
-                if self._filled < len(self._sink):
-                    return
+                if (left := len(self._sink) - self._filled) > 0:
+                    return self._wake_at(min(left, READ_BATCH_BYTES))
                 self._arrived()
             self._parse()
         except TransferError as error:
@@ -281,6 +286,11 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(TransferError(f"{type(error).__name__} while receiving: {error}"))
 
     # Receiving
+
+    def _wake_at(self, size: int) -> None:
+        if size != self._woken_at:
+            self._woken_at = size
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def _parse(self) -> None:
         while self._sink is None:
@@ -431,6 +441,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sink = self._arriving = None
         self._tally.received_payload_bytes += header.payload_bytes
         self._tally.received_frame_bytes += header.payload_bytes
+        self._wake_at(1)
         if header.order == Order.ROWS and header.payload_bytes:
             self._host.pool(bell.target.region).scatter(bell.target, sink)
         if self._line is None:

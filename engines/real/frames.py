@@ -44,6 +44,11 @@ class Order(IntEnum):
     BLOCKS = 1
 
 
+# Plain numbers: looking up the members costs more than comparing them.
+_FIRST, _LAST, _WRITE, _ORDERS = int(Kind.HELLO), int(Kind.CLOSING), int(Kind.WRITE), 1
+_CLASSES: Final = len(CLASSES)
+
+
 class Header(NamedTuple):
     """The fixed part of a frame; `sent_ns` is the sender's monotonic time, in real nanoseconds."""
 
@@ -97,12 +102,20 @@ def unpack(data: bytes | bytearray | memoryview, offset: int = 0) -> Header:
             f"frame has version {version}, this host speaks {VERSION}; "
             "start all hosts from one checkout"
         )
+    kind, traffic_class, order, *_, note_bytes, payload_bytes = fields
     header = Header(*fields)
-    _within_limits(header)
+    if (
+        not _FIRST <= kind <= _LAST
+        or traffic_class >= _CLASSES
+        or order > _ORDERS
+        or note_bytes > NOTE_LIMIT_BYTES
+        or (payload_bytes and kind != _WRITE)
+    ):
+        _complain(header)
     return header
 
 
-def _within_limits(header: Header) -> None:
+def _complain(header: Header) -> None:
     if not Kind.HELLO <= header.kind <= Kind.CLOSING:
         raise TransferError(f"frame {header.sequence} is of unknown kind {header.kind}")
     if header.traffic_class >= len(CLASSES):

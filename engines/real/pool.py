@@ -32,17 +32,21 @@ class KvPool:
         self.array: NDArray[np.float32] = np.frombuffer(
             self._memory, dtype=np.float32, count=self.blocks * layout.block_bytes // FLOAT_BYTES
         ).reshape(shape)
+        self._bytes = memoryview(self._memory)[: self.blocks * layout.block_bytes]
+        self._rows_per_block, self._block_bytes = layout.rows_per_block, layout.block_bytes
 
     def view(self, span: Span) -> memoryview | None:
         """The span's bytes in place, or None if they are not contiguous."""
         self._inside(span)
-        layout, rows = self.layout, self.layout.rows_per_block
-        first, last = layout.rows(span.first), layout.rows(span.last)
-        whole = span.layer_first == 0 and span.layer_last == layout.layers
-        if not whole or first % rows or last % rows:
+        layout = self.layout
+        if span.layer_first != 0 or span.layer_last != layout.layers:
             return None
-        start = span.slot // layout.block_tokens
-        return _bytes(self.array[start + first // rows : start + last // rows])
+        first, odd = divmod(layout.rows(span.first), self._rows_per_block)
+        last, more = divmod(layout.rows(span.last), self._rows_per_block)
+        if odd or more:
+            return None
+        start, size = span.slot // layout.block_tokens, self._block_bytes
+        return self._bytes[(start + first) * size : (start + last) * size]
 
     def gather(self, span: Span) -> memoryview:
         """The span's bytes, `[rows, layers, width]` unless whole Full Blocks; may be a view."""

@@ -4,7 +4,8 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import anyio
 import msgspec
@@ -24,6 +25,7 @@ IN_FLIGHT = 2
 MESSAGE_BYTES = 4096
 DEADLINE_S = 60.0
 TOKENS = 64  # of a block: each piece is a Full Block of one row
+Part = Callable[["Host"], Coroutine[Any, Any, None]]
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -62,14 +64,13 @@ class Host:
         self._control = control
         self._answer: asyncio.Future[None] | None = None
 
-    def play(self, *parts: Callable[["Host"], Awaitable[None]]) -> None:
-        """Run the parts at the same time, and account for them in the end."""
-        anyio.run(self._play, parts, backend="asyncio", backend_options={"use_uvloop": True})
+    def play(self, part: Part) -> None:
+        """Run it, and account for it in the end."""
+        anyio.run(self._play, part, backend="asyncio", backend_options={"use_uvloop": True})
 
-    async def _play(self, parts: Sequence[Callable[["Host"], Awaitable[None]]]) -> None:
+    async def _play(self, part: Part) -> None:
         async with anyio.create_task_group() as crew:
-            for part in parts:
-                crew.start_soon(part, self)
+            crew.start_soon(part, self)
             self._control.setblocking(False)
             await asyncio.get_running_loop().sock_recv(self._control, 1)
             crew.cancel_scope.cancel()
@@ -93,9 +94,14 @@ class Host:
         if isinstance(delivery.message, Admit):
             self.transport.post(delivery.sender, delivery.message, TrafficClass.MODEL)
 
-    async def send(self, peer: str) -> None:
-        """Write the pool into the peer's, piece by piece, over and over."""
+    async def send(self, *peers: str) -> None:
+        """Write the pool into each peer's, piece by piece, over and over: a connection a peer."""
         self._control.sendall(b"R")
+        async with anyio.create_task_group() as crew:
+            for peer in peers:
+                crew.start_soon(self._send_to, peer)
+
+    async def _send_to(self, peer: str) -> None:
         blocks = self.pool.blocks
         per_list = max(1, min(LIST_BYTES // self.pool.layout.block_bytes, blocks // IN_FLIGHT))
         lists = [
@@ -131,7 +137,7 @@ class Host:
                 await self._answer
                 self.round_trips_s.append(time.monotonic() - sent_s)
                 due_s = max(due_s + every_s, time.monotonic())
-                await anyio.sleep(due_s - time.monotonic())
+                await anyio.sleep(max(0.0, due_s - time.monotonic()))
 
     def _answered(self, _delivery: Delivery) -> None:
         if self._answer is not None and not self._answer.done():

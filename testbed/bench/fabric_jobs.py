@@ -16,7 +16,7 @@ class Bulk(msgspec.Struct, frozen=True, tag="bulk"):
     seconds: float = 2.0
 
 
-class BulkResult(msgspec.Struct, frozen=True):
+class BulkResult(msgspec.Struct, frozen=True, tag=True):
     """Payload per second that h0's TCP delivered, CPU of all processes, and h0's NIC.
 
     `nic_share` is what the NIC counted of payload, over what TCP delivered.
@@ -39,7 +39,7 @@ class Latency(msgspec.Struct, frozen=True, tag="latency"):
     seconds: float
 
 
-class LatencyResult(msgspec.Struct, frozen=True):
+class LatencyResult(msgspec.Struct, frozen=True, tag=True):
     """Round trips in seconds, sorted, and KV's payload per second."""
 
     round_trips_s: list[float]
@@ -63,7 +63,14 @@ class Build(msgspec.Struct, frozen=True):
     bps: float
 
 
-class Failed(msgspec.Struct, frozen=True):
+class Built(msgspec.Struct, frozen=True):
+    """Seconds that building took, and interfaces in the lab's own namespace."""
+
+    took_s: float
+    interfaces: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
     """Why a job has no result."""
 
     failed: str

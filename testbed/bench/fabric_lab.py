@@ -42,6 +42,8 @@ KV_PORT = 9410 + CLASSES.index(TrafficClass.KV)
 KV_TOS = "0x20"
 CHECK_S = 0.01
 SERVER = "h0"
+ALIASES = tuple(f"{SERVER}-{number}" for number in range(8))  # a sender's connections go by name
+KV_FLOWS = len(ALIASES)  # of each sender beside MODEL: a few never fill its own queue
 
 Result = BulkResult | LatencyResult | Failed
 T = TypeVar("T")
@@ -120,7 +122,7 @@ class Bench:
         except (TestbedError, OSError, ValueError) as error:
             return Failed(f"{type(error).__name__}: {error}")
         finally:
-            for child in self._children:
+            for child in reversed(self._children):
                 if child.pid:
                     child.kill()
             self._children.clear()
@@ -132,7 +134,8 @@ class Bench:
 
     def _addresses(self) -> dict[str, str]:
         own = {name: host.addresses["storage"] for name, host in self._fabric.hosts.items()}
-        return {**own, **{f"{name}-kv": address for name, address in own.items()}}
+        senders = {f"{name}-kv": address for name, address in own.items()}
+        return {**own, **senders, **dict.fromkeys(ALIASES, own[SERVER])}
 
     def _ours(self, host: str, piece_bytes: int, part: Callable[..., object], *args: object,
               name: str = "") -> Child:  # fmt: skip
@@ -175,15 +178,12 @@ class Bench:
 
     def _start_ours(self, job: Bulk) -> Callable[[], float]:
         server = self._ours(SERVER, job.piece_bytes, hosts.Host.receive)
-        senders = [
-            self._ours(f"h{number}", job.piece_bytes, hosts.Host.send, SERVER)
-            for number in range(1, job.flows + 1)
-        ]
+        sender = self._ours("h1", job.piece_bytes, hosts.Host.send, *ALIASES[: job.flows])
 
         def share() -> float:
-            sent = [msgspec.json.decode(child.end(), type=hosts.Sent) for child in senders]
+            sent = msgspec.json.decode(sender.end(), type=hosts.Sent)
             server.end()
-            return sum(s.payload_bytes for s in sent) / sum(s.kv_bytes for s in sent)
+            return sent.payload_bytes / sent.kv_bytes
 
         return share
 
@@ -191,17 +191,12 @@ class Bench:
         program = shutil.which("iperf3")
         if program is None:
             raise RunFailed("iperf3 is missing; install the package iperf3")
-        address = self._addresses()[SERVER]
-        for number in range(1, job.flows + 1):
-            port = ["-p", str(5200 + number)]
-            listen = [program, "-4", "-s", "-1", "-i", "0", *port]
-            self._start(SERVER, lambda _, command=listen: hosts.become(command))  # type: ignore[misc]
-        self._listening(job.flows)
-        for number in range(1, job.flows + 1):
-            port = ["-p", str(5200 + number)]
-            send = [program, "-c", address, *port, "-i", "0", "-t", "600", "-C", "cubic",
-                    "-l", str(min(job.piece_bytes, 1 << 20)), "-S", KV_TOS]  # fmt: skip
-            self._start(f"h{number}", lambda _, command=send: hosts.become(command))  # type: ignore[misc]
+        listen = [program, "-4", "-s", "-1", "-i", "0"]
+        self._start(SERVER, lambda _: hosts.become(listen))
+        self._listening()
+        send = [program, "-c", self._addresses()[SERVER], "-i", "0", "-t", "600", "-C", "cubic",
+                "-P", str(job.flows), "-l", str(job.piece_bytes), "-S", KV_TOS]  # fmt: skip
+        self._start("h1", lambda _: hosts.become(send))
 
         def share() -> float:
             for child in reversed(self._children):
@@ -210,9 +205,9 @@ class Bench:
 
         return share
 
-    def _listening(self, count: int) -> None:
+    def _listening(self) -> None:
         deadline_s = time.monotonic() + START_WITHIN_S
-        while self._meter.listening() < count:
+        while not self._meter.listening():
             if time.monotonic() > deadline_s:
                 raise RunFailed("iperf3 does not listen")
             time.sleep(CHECK_S)
@@ -253,10 +248,12 @@ class Bench:
         piece = 1 << 18
         server = self._ours(SERVER, piece, hosts.Host.receive)
         kv = [
-            self._ours(f"h{number}", piece, hosts.Host.send, SERVER, name=f"h{number}-kv")
+            self._ours(
+                f"h{number}", piece, hosts.Host.send, *ALIASES[:KV_FLOWS], name=f"h{number}-kv"
+            )
             for number in range(1, job.kv_senders + 1)
         ]
-        self._flowing(job.kv_senders)
+        self._flowing(job.kv_senders * KV_FLOWS)
         time.sleep(SETTLE_S)
         pinger = self._ours("h1", piece, hosts.Host.ping, SERVER, job.every_s)
         began_s, before = time.monotonic(), self._kv_bytes()

@@ -28,6 +28,10 @@ class Bench:
         """A row of the table."""
         self.rows.append((what, f"{value:.3f}", wanted, holds))
 
+    def missing(self, what: str, wanted: str, why: str) -> None:
+        """A row without a number, which is never a silent pass."""
+        self.rows.append((what, why, wanted, False))
+
     def at_least(self, what: str, value: float, least: float) -> None:
         """A ratio that must not be smaller."""
         self.claim(what, value, f">= {least:g}", value >= least)

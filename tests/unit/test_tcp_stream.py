@@ -1,10 +1,11 @@
 """A connection reads the same frames however the stream is cut into pieces."""
 
 import asyncio
+import socket
 from typing import cast
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tcp_hosts import HELLO, ONE_ROW, bell, filled, frame, pair
 
@@ -24,6 +25,14 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent = b""
+        self.woken_at = 1
+
+    def get_extra_info(self, name: str) -> "Wire":
+        return self
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        self.woken_at = value
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -57,6 +66,7 @@ def stream(padding: int) -> tuple[bytes, bytes, bytes]:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1200), st.lists(st.integers(1, 3000), min_size=1, max_size=50))
 def test_any_cut_of_the_stream_gives_the_same_result(padding: int, cuts: list[int]) -> None:
     asyncio.run(receive_cut(padding, cuts))
@@ -69,6 +79,7 @@ async def receive_cut(padding: int, cuts: list[int]) -> None:
     connection, wire = Connection(host, TrafficClass.KV), Wire()
     connection.connection_made(cast(asyncio.Transport, wire))
     data, whole, layer = stream(padding)
+    places = [(data.index(payload), len(payload)) for payload in (whole, layer)]
     at = step = 0
     while at < len(data):
         size = cuts[step % len(cuts)] if step < 2000 else SCRATCH_BYTES
@@ -78,6 +89,11 @@ async def receive_cut(padding: int, cuts: list[int]) -> None:
         target[:taken] = data[at : at + taken]
         connection.buffer_updated(taken)
         at, step = at + taken, step + 1
+        # Waiting for more than the payload still brings would wait for ever.
+        assert wire.woken_at == 1 or any(
+            first < at <= first + length - wire.woken_at for first, length in places
+        )
+    assert wire.woken_at == 1
     assert len(whole) >= LARGE_BYTES and not wire.sent  # acknowledged at the turn's end
     await asyncio.sleep(0)
     assert host.account()["undelivered"] == padding + 3
