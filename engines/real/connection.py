@@ -39,7 +39,7 @@ class Host(Protocol):
         """A peer opened a connection; TransferError if the directory does not know it."""
         ...
 
-    def deliver(self, peer: str, message: Message) -> float:
+    def deliver(self, peer: str, message: Message, network_ns: int = 0) -> float:
         """Queue a message for `receive`; returns the target time of its arrival."""
         ...
 
@@ -295,7 +295,7 @@ class Connection(asyncio.BufferedProtocol):
             case Kind.ACK:
                 self._acknowledge(header, note)
             case Kind.MESSAGE:
-                self._host.deliver(self.peer, frames.decode_message(note))
+                self._message(header, note)
             case Kind.WRITE:
                 self._begin(header, frames.decode_doorbell(note))
             case Kind.HELLO:
@@ -305,6 +305,13 @@ class Connection(asyncio.BufferedProtocol):
             case _:
                 self._farewell = True
                 self._host.parted(self.peer)
+
+    def _message(self, header: Header, note: memoryview) -> None:
+        """A plain message is here."""
+        self._deliver(frames.decode_message(note))
+
+    def _deliver(self, message: Message, network_ns: int = 0) -> None:
+        self._host.deliver(self.peer, message, network_ns)
 
     def _acknowledge(self, header: Header, note: memoryview) -> None:
         future = self._unacknowledged.pop(header.sequence, None)

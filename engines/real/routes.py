@@ -18,7 +18,8 @@ class TcpConfig(msgspec.Struct, frozen=True):
     `directory` is host -> network ("storage", "compute", "mgmt") -> IPv4 address. Class i of
     MODEL, KV, CTRL listens on `port_base + i`. `congestion` are names in order of preference.
     `deadline_s` bounds connecting and a send to a peer that takes nothing; `inbox_limit` the
-    messages that wait for `receive`. Without `verify`, `check` accepts everything.
+    messages that wait for `receive`. Without `verify`, `check` accepts everything. `time_scale`
+    real seconds are one target second.
     """
 
     host: str
@@ -31,6 +32,7 @@ class TcpConfig(msgspec.Struct, frozen=True):
     close_deadline_s: float = 5.0
     inbox_limit: int = 1 << 16
     verify: bool = True
+    time_scale: float = 1.0
 
 
 def port(config: TcpConfig, traffic_class: TrafficClass) -> int:

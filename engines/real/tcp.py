@@ -24,6 +24,7 @@ from engines.real.frames import CLASSES, Order
 from engines.real.links import Link, Prepared
 from engines.real.pool import KvPool
 from engines.real.routes import TcpConfig
+from engines.real.stamped import StampedConnection, StampedServer, StampedTransport, stamp
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, TrafficClass, Write
 
@@ -56,7 +57,7 @@ class TcpTransport:
         self._pools: dict[str, KvPool] = {}
         self._links: dict[tuple[str, TrafficClass], Link] = {}
         self._accepted: set[Connection] = set()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | StampedServer] = []
         self._inbox: deque[Delivery | TransferError] = deque()
         self._waiting: list[asyncio.Future[None]] = []
         self._departed: set[str] = set()
@@ -87,7 +88,12 @@ class TcpTransport:
                 port = routes.port(self._config, traffic_class)
                 try:
                     listener.bind((address, port))
-                    server = await loop.create_server(self._accepting(traffic_class), sock=listener)
+                    server: asyncio.Server | StampedServer
+                    if traffic_class is TrafficClass.MODEL:
+                        server = StampedServer(listener, self._accept_stamped)
+                    else:
+                        accept = self._accepting(traffic_class)
+                        server = await loop.create_server(accept, sock=listener)
                 except OSError as error:
                     listener.close()
                     raise TransferError(
@@ -259,7 +265,7 @@ class TcpTransport:
             raise TransferError(f"{peer!r} is not in the directory of {self.host}")
         self._departed.discard(peer)
 
-    def deliver(self, peer: str, message: Message) -> float:
+    def deliver(self, peer: str, message: Message, network_ns: int = 0) -> float:
         """Queue a message for `receive`; returns the target time of its arrival."""
         if len(self._inbox) >= self._config.inbox_limit:
             raise TransferError(
@@ -267,7 +273,8 @@ class TcpTransport:
                 "its engine hangs or is overloaded"
             )
         arrived_s = self._clock.now_s()
-        self._queue(Delivery(peer, message, arrived_s))
+        network_s = network_ns / 1e9 / self._config.time_scale
+        self._queue(Delivery(peer, message, arrived_s, network_s))
         return arrived_s
 
     def parted(self, peer: str) -> None:
@@ -377,9 +384,15 @@ class TcpTransport:
             except OSError as error:
                 raise TransferError(f"{self.host} has no address {here} ({error})") from error
             await loop.sock_connect(sock, (there, routes.port(self._config, traffic_class)))
-            _, connection = await loop.create_connection(
-                lambda: Connection(self, traffic_class, peer), sock=sock
-            )
+            connection: Connection
+            if traffic_class is TrafficClass.MODEL:
+                stamp(sock)
+                connection = StampedConnection(self, traffic_class, peer)
+                StampedTransport(sock, connection)
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self, traffic_class, peer), sock=sock
+                )
         except BaseException:
             sock.close()
             raise
@@ -394,6 +407,11 @@ class TcpTransport:
             return connection
 
         return accept
+
+    def _accept_stamped(self) -> StampedConnection:
+        connection = StampedConnection(self, TrafficClass.MODEL)
+        self._accepted.add(connection)
+        return connection
 
     def _dialled(self) -> list[Connection]:
         return [link.connection for link in self._links.values() if link.connection]

@@ -16,6 +16,7 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.balance import balance, snic_rates
+from testbed.results.collectives import collectives
 from testbed.results.dram import Cached, cached, expected_share, shares
 from testbed.results.schema import Emulated, NodeShares, PolicyResult, SchedulerRestart, Spread
 from testbed.results.utilisation import utilisation
@@ -181,6 +182,7 @@ def measure(
             )
             for one in run.accounts["sched"].restarts
         ],
+        collectives=collectives(run.plan, run.accounts, steady, window),
     )
 
 

@@ -1,6 +1,6 @@
 """What a run shows on a terminal: bars per node, policies side by side, and the table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from rich.console import Console, Group, RenderableType
@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from testbed.results.collectives import SIDES, Collectives
 from testbed.results.schema import Comparison, NodeShares, PolicyResult, Verdict
 
 BAR_CELLS, FEWEST_CELLS = 24, 6
@@ -116,6 +117,7 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             if any(r.dram_hit_share for r in results)
             else []
         ),
+        *(_collective_lines(results) if any(r.collectives for r in results) else []),
         ("turns done / failed", [f"{r.completed_turns} / {r.failed_turns}" for r in results]),
         *(
             [("turns not begun", [f"{r.turns_not_begun}" for r in results])]
@@ -126,6 +128,20 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
         ("KV right / sampled", [f"{r.kv_equal} / {r.kv_checked}" for r in results]),
         ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),
         *(_machine_lines(results) if any(r.cpu_ms_per_turn for r in results) else []),
+    ]
+
+
+def _collective_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
+    """Of groups that span hosts."""
+
+    def both(each: Callable[[Collectives], str]) -> list[str]:
+        sides = [[r.collectives.get(side) for side in SIDES] for r in results]
+        return [" / ".join(each(one) if one else "-" for one in pair) for pair in sides]
+
+    return [
+        ("collectives p99 PE / DE, ms here", both(lambda c: f"{c.p99_ms:.2f}")),
+        ("layers they delayed", both(lambda c: f"{c.delayed_share:.1%}")),
+        ("KV beside them, Mbit/s here", both(lambda c: f"{c.kv_bps / 1e6:.1f}")),
     ]
 
 

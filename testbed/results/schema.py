@@ -7,6 +7,7 @@ import msgspec
 
 from testbed.bound import Bound
 from testbed.results.balance import Balance
+from testbed.results.collectives import Collectives
 from testbed.results.ledger import PortLine
 
 
@@ -67,6 +68,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     link (`owner:nic:rx` or `:tx`, as its owner sees it) and of each node's DRAM (`node:dram`).
     `bytes` are payload bytes per interface and direction, `model_bytes` what each interface sent
     in the class of collectives, `retransmitted_bytes` what all hosts sent once more, at most.
+    `collectives` has what collectives took on the network, by side ("pe" and "de"), where an engine
+    group spans hosts.
     The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere.
     """
 
@@ -107,6 +110,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     ledger: list[PortLine]
     failures: dict[str, int]
     restarts: list[SchedulerRestart] = []
+    collectives: dict[str, Collectives] = {}
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -14,7 +14,8 @@ class HostAccount(msgspec.Struct):
     """Counts of one host; `run_cpu_s` is CPU time since the run's start, `run_delay_s` time
     since then in which it was runnable and had no CPU (schedstat), both real.
     `retransmitted_bytes` is what its kernel sent once more, at most; `cached_tokens` are those of
-    each request that came from a buffer's DRAM cache."""
+    each request that came from a buffer's DRAM cache. `exchanges` is what the collectives of a
+    group that spans hosts came to (`Collective.account`)."""
 
     host: str
     role: str
@@ -30,6 +31,7 @@ class HostAccount(msgspec.Struct):
     restarts: list[Restart] = []
     turns: list[TurnRecord] = []
     cached_tokens: dict[int, int] = {}
+    exchanges: dict[str, Any] = {}
 
 
 class TurnTruth(msgspec.Struct, frozen=True):

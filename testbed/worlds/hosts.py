@@ -112,6 +112,7 @@ class _Host:
             directory=directory,
             deadline_s=30.0,
             verify=world.verify_digests,
+            time_scale=world.time_scale,
         )
         account = HostAccount(role.host, type(role).__name__, 0.0, 0.0, 0)
         cpu_s, delay_s = _spent_s()
