@@ -49,9 +49,9 @@ def load_bytes(exchange: ExchangeConfig, tokens: int, combine: bool) -> int:
 class Collective:
     """One engine's part in its group's steps; steps are numbered from 0 without gaps.
 
-    `network_s` has how long the network took for each message of an exchange that came in.
-    `layers` were met with the group, whose hosts count alike; `delayed` are the numbers of those
-    that the network made longer.
+    `network_s` has how long the network took for each message of an exchange that came in, and
+    `excess_s` by how much that was longer than on an idle one. `layers` were met with the group,
+    whose hosts count alike; `delayed` are the numbers of those that the network made longer.
     """
 
     def __init__(
@@ -65,10 +65,13 @@ class Collective:
         self._joined: dict[int, dict[str, Join]] = {}
         self._passed: dict[tuple[int, int, bool], dict[str, Heard]] = {}
         self._theirs: dict[str, int] = {}  # tokens that peers dispatched to us in this layer
-        self._clear_s = 0.0  # when all that we posted would have left, on an idle network
+        # When all that we posted would have left, and all that came would have come, if the
+        # network had been idle.
+        self._clear_s = self._in_clear_s = 0.0
         self._news = Event()
         self.step = 0
         self.network_s: list[float] = []
+        self.excess_s: list[float] = []
         self.layers = 0
         self.delayed: list[int] = []
 
@@ -136,7 +139,10 @@ class Collective:
         """What the group's exchanges came to, for the account; nothing if there were none."""
         if self.alone:
             return {}
-        return {"network_s": self.network_s, "layers": self.layers, "delayed": self.delayed}
+        return {
+            "network_s": self.network_s, "excess_s": self.excess_s, "layers": self.layers,
+            "delayed": self.delayed,
+        }  # fmt: skip
 
     async def _exchange_all(
         self, mine: Barrier, sizes: Mapping[str, int], tokens: int = 0
@@ -149,7 +155,7 @@ class Collective:
             for load, before in _pieces(size):
                 message = Barrier(
                     mine.step, mine.layer, mine.end_s, load, mine.combine,
-                    before + len(load) == size, before, tokens, clear_s,
+                    before + len(load) == size, before, tokens, now_s, clear_s,
                 )  # fmt: skip
                 self._transport.post(peer, message, TrafficClass.MODEL)
         key = (mine.step, mine.layer, mine.combine)
@@ -160,15 +166,20 @@ class Collective:
     def _met_s(self, end_s: float, heard: Mapping[str, Heard]) -> float:
         """When an exchange was over: with the last to come to it, and with the network's excess.
 
-        On an idle network a message takes what its sender has to send, or we to take in, at the
-        links' rate, whichever is more.
+        On an idle network a message takes at most what we still take in of the last exchange, then
+        what its sender has to send, and then what we have to take in, at the links' rate.
         """
         in_s = sum(m.size_bytes for m, _ in heard.values()) / self._exchange.bytes_per_s
         modelled_s = met_s = end_s
         for message, network_s in heard.values():
-            excess_s = network_s - self._exchange.idle_s - max(message.clear_s, in_s)
+            before_s = max(0.0, self._in_clear_s - message.posted_s)
+            idle_s = self._exchange.idle_s + before_s + message.clear_s + in_s
+            excess_s = network_s - idle_s
+            self.excess_s.append(max(0.0, excess_s))
             modelled_s = max(modelled_s, message.end_s)
             met_s = max(met_s, message.end_s + (excess_s if excess_s > ALIKE_S else 0.0))
+        left_s = max((m.posted_s + m.clear_s for m, _ in heard.values()), default=0.0)
+        self._in_clear_s = max(self._in_clear_s, left_s) + in_s
         if met_s > modelled_s and self.layers not in self.delayed[-1:]:
             self.delayed.append(self.layers)
         return met_s

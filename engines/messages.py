@@ -243,8 +243,8 @@ class Barrier(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
 
     The layer's dispatch comes first, when attention is over, then its `combine`; I was there at
     `end_s`. `load` stands for the activations; large ones come in pieces, of which the `last`
-    counts and has `before` bytes before it. I dispatched `tokens`, and on an idle network all that
-    I sent to anybody would have left `clear_s` after this was posted.
+    counts and has `before` bytes before it. I dispatched `tokens`. It was posted at `posted_s`, and
+    on an idle network all that I sent to anybody would have left `clear_s` later.
     """
 
     step: int
@@ -255,6 +255,7 @@ class Barrier(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
     last: bool = True
     before: int = 0
     tokens: int = 0
+    posted_s: float = 0.0
     clear_s: float = 0.0
 
     @property

@@ -18,6 +18,7 @@ from engines.real.connection import Connection
 from engines.real.frames import Header
 
 SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35  # asm-generic/socket.h; not in Python's socket
+BUFFER_BYTES = 1 << 20
 _TIMESPEC = struct.Struct("@qq")
 ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 
@@ -160,7 +161,7 @@ class StampedServer:
     def __init__(self, listener: socket.socket, accept: Callable[[], StampedConnection]) -> None:
         self._listener = listener
         self._accept = accept
-        stamp(listener)  # what it accepts inherits that
+        prepare(listener)  # what it accepts inherits that
         listener.listen()
         asyncio.get_running_loop().add_reader(listener, self._accept_one)
 
@@ -178,9 +179,15 @@ class StampedServer:
         StampedTransport(sock, self._accept())
 
 
-def stamp(sock: socket.socket) -> None:
-    """Have the kernel note when data arrives, before it arrives."""
+def prepare(sock: socket.socket) -> None:
+    """Before it connects or listens: have the kernel stamp what arrives, and hold whole messages.
+
+    A message that fits into no buffer would wait for a process to look. The kernel gives what it
+    allows.
+    """
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
 
 
 def _arrived_ns(ancillary: list[tuple[int, int, bytes]]) -> int:

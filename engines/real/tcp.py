@@ -24,7 +24,7 @@ from engines.real.frames import CLASSES, Order
 from engines.real.links import Link, Prepared
 from engines.real.pool import KvPool
 from engines.real.routes import TcpConfig
-from engines.real.stamped import StampedConnection, StampedServer, StampedTransport, stamp
+from engines.real.stamped import StampedConnection, StampedServer, StampedTransport, prepare
 from engines.seams.clock import Clock
 from engines.seams.transport import Delivery, TrafficClass, Write
 
@@ -379,6 +379,8 @@ class TcpTransport:
         loop = asyncio.get_running_loop()
         sock = routes.class_socket(self._config, traffic_class)
         try:
+            if traffic_class is TrafficClass.MODEL:
+                prepare(sock)
             try:
                 sock.bind((here, 0))
             except OSError as error:
@@ -386,7 +388,6 @@ class TcpTransport:
             await loop.sock_connect(sock, (there, routes.port(self._config, traffic_class)))
             connection: Connection
             if traffic_class is TrafficClass.MODEL:
-                stamp(sock)
                 connection = StampedConnection(self, traffic_class, peer)
                 StampedTransport(sock, connection)
             else:

@@ -155,17 +155,33 @@ def test_everybody_gets_its_own_tokens_back() -> None:
     play(test)
 
 
+def test_a_message_may_wait_for_what_is_still_on_its_way_here() -> None:
+    async def test() -> None:
+        one = collective("a", Network())
+        for combine, network_s in ((False, 0.0), (True, EXCHANGE.idle_s + 0.1 + 0.02)):
+            load = bytes(10_000 if combine else 100_000)  # 0.01 s and 0.1 s of the link
+            posted_s = 1.01 if combine else 1.0
+            message = Barrier(-1, 0, 1.0, load, combine, posted_s=posted_s, clear_s=0.01)
+            one.hear("b", message, network_s)
+        await one.dispatch(0, 1.0, 0)
+        assert await one.combine(0, 1.0) == 1.0
+        assert one.excess_s == pytest.approx([0.0, 0.0])
+
+    play(test)
+
+
 def test_what_the_network_takes_beyond_an_idle_one_delays_the_layer_and_nothing_else_does() -> None:
     load, clear_s = bytes(1000), 0.003
 
     def heard(layer: int, end_s: float, combine: bool = False, last: bool = True) -> Barrier:
-        return Barrier(0, layer, end_s, load, combine, last, clear_s=clear_s)
+        at_s = 10.0 * layer + 5 * combine  # exchanges far apart
+        return Barrier(0, layer, end_s, load, combine, last, posted_s=at_s, clear_s=clear_s)
 
     async def test() -> None:
         one = collective("a", Network())
         one.hear("b", Join(0, 0.0, 0.0, 1.0))
         await one.join(0.0, 0.0, 1.0)
-        idle_s = EXCHANGE.idle_s + clear_s
+        idle_s = EXCHANGE.idle_s + clear_s + len(load) / EXCHANGE.bytes_per_s
         one.hear("b", heard(0, 1.0), idle_s)
         assert await one.dispatch(0, 1.0, 10) == 1.0
         one.hear("b", heard(0, 1.0, combine=True), idle_s + 0.25)

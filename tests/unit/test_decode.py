@@ -212,7 +212,10 @@ def test_tokens_are_late_by_what_the_network_takes_for_exchanges(late_s: float) 
 
         def late(sender: str, message: Join | Barrier, network_s: float = 0.0) -> None:
             hit = isinstance(message, Barrier) and message.layer == 0 and message.combine
-            idle_s = EXCHANGE.idle_s + message.clear_s if isinstance(message, Barrier) else 0.0
+            idle_s = 0.0
+            if isinstance(message, Barrier):
+                taken_s = message.size_bytes / EXCHANGE.bytes_per_s
+                idle_s = EXCHANGE.idle_s + message.clear_s + taken_s
             hear(sender, message, idle_s + late_s if hit else 0.0)
 
         collective.hear = late  # type: ignore[method-assign]
