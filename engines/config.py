@@ -14,6 +14,21 @@ class KvShape(msgspec.Struct, frozen=True):
     quantum_tokens: int
 
 
+class ExchangeConfig(msgspec.Struct, frozen=True):
+    """The two exchanges of a layer, as they cross the network between the hosts of a group.
+
+    A token weighs `dispatch_bytes` on its way to each peer, before the experts, and
+    `combine_bytes` on its way back; a message has at least `least_bytes`. On an idle network one
+    takes `bytes_per_s` of a host's link, and `idle_s` besides: that is part of a layer's time.
+    """
+
+    dispatch_bytes: float
+    combine_bytes: float
+    least_bytes: int
+    bytes_per_s: float
+    idle_s: float
+
+
 class GroupConfig(msgspec.Struct, frozen=True):
     """An engine group: its leader pulls work for all; members report to the leader.
 
@@ -28,7 +43,7 @@ class GroupConfig(msgspec.Struct, frozen=True):
     scheduler: str
     period_s: float
     phase_s: float
-    load_bytes: int
+    exchange: ExchangeConfig
 
 
 class GpuTime(msgspec.Struct, frozen=True):

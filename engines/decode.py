@@ -9,11 +9,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from typing import Any
 
 from engines.collective import Collective
 from engines.config import DecodeConfig
 from engines.control import Reporter
-from engines.decode_turn import Completed, Lane, Sequence
+from engines.decode_turn import Completed, Lane, Paused, Sequence
 from engines.errors import EngineError
 from engines.kv import Slots, Span
 from engines.messages import (
@@ -58,7 +59,9 @@ class Decode:
         self._sequences: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
         self._busy_lanes = 0
-        self._quanta: list[tuple[float, int]] = []  # when each running turn's next one is due
+        # When each running turn's next one is due, on a clock that pauses with late steps.
+        self._quanta: list[tuple[float, int]] = []
+        self._paused = Paused()
         self._outgoing: Counter[int] = Counter()  # writes of the outbox's slots not yet kept
         self._failed: set[int] = set()
         self._terms = Terms()
@@ -66,6 +69,7 @@ class Decode:
             config.host, config.group, clock, transport, config.deadline_s
         )
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
+        self.exchanges: dict[str, Any] = {}
         self.account = {
             "turns": 0, "ticks": 0, "late_ticks": 0, "quanta": 0, "busy_s": 0.0,
             "no_hole": 0,
@@ -78,6 +82,7 @@ class Decode:
             tasks.start(self._reporter.run())
             tasks.start(self._tick_loop())
             tasks.start(self._transport.serve(self._act))
+        self.exchanges = self._collective.account()
         self.account["no_hole"] = sum(lane.hbm.no_hole for lane in self._lanes.values())
 
     def waits(self) -> Iterator[str]:
@@ -105,7 +110,7 @@ class Decode:
             case Report() as report:
                 self._reporter.hear(delivery.sender, report)
             case Join() | Barrier() as message:
-                self._collective.hear(delivery.sender, message)
+                self._collective.hear(delivery.sender, message, delivery.network_s)
             case NewTerm(term):
                 # A turn that is over in decode is over as a whole.
                 if holds := self._terms.begin(term, self._sequences):
@@ -140,11 +145,10 @@ class Decode:
         try:
             self._transport.post(sequence.buffer, Admitted(sequence.request.id, slot))
             at_s = await sequence.started.wait(self._clock, deadline_s)
-            sequence.start(at_s, prompt)
+            sequence.start(at_s, prompt, self._paused)
             fingerprint = self._sample(sequence)
             self._run(sequence, lane)
-            last = sequence.request.generate_tokens
-            await self._clock.sleep_until_s(sequence.token_s(last, self._config.tpot_s))
+            await self._last_token(sequence)
             await sequence.computed.wait(self._clock, deadline_s)
             await sequence.persisted.wait(self._clock, deadline_s)
             return fingerprint
@@ -153,6 +157,14 @@ class Decode:
                 lane.decoding -= 1
                 self._busy_lanes -= lane.decoding == 0
             lane.rise(sequence)
+
+    async def _last_token(self, sequence: Sequence) -> None:
+        """Until it is out; steps that are late meanwhile put that off."""
+        last, tpot_s = sequence.request.generate_tokens, self._config.tpot_s
+        paused_s = -1.0
+        while paused_s != self._paused.sum_s:
+            paused_s = self._paused.sum_s
+            await self._clock.sleep_until_s(sequence.token_s(last, tpot_s))
 
     def _run(self, sequence: Sequence, lane: Lane) -> None:
         """Ticks compute for it from now on."""
@@ -186,11 +198,12 @@ class Decode:
         tick = int(self._clock.now_s() / period_s)
         while True:
             tick += 1
-            await self._next_tick(tick * period_s)
+            tick_s, next_s = (self._paused.target_s(n * period_s) for n in (tick, tick + 1))
+            await self._next_tick(tick_s)
             self.account["ticks"] += 1
-            self.account["late_ticks"] += self._clock.now_s() > (tick + 1) * period_s
+            self.account["late_ticks"] += self._clock.now_s() > next_s
             self.account["busy_s"] += period_s * self._busy_lanes / len(self._lanes)
-            await self._step(self._due((tick + 1) * period_s))
+            await self._step(self._due((tick + 1) * period_s), tick_s)
 
     async def _next_tick(self, when_s: float) -> None:
         """A tick with quanta left to compute is work; one without is a heart-beat."""
@@ -208,18 +221,25 @@ class Decode:
                 batch.append(self._running[request])
         return batch
 
-    async def _step(self, batch: list[Sequence]) -> None:
-        """One step of continuous batching, in lockstep with the group where there is one."""
+    async def _step(self, batch: list[Sequence], tick_s: float) -> None:
+        """One step of continuous batching, in lockstep with the group where there is one.
+
+        It takes modelled time, of all that decode here, only if its exchanges were late.
+        """
         if not batch and self._collective.alone:
             return
         now_s = self._clock.now_s()
-        await self._collective.join(0.0, 0.0, now_s)
+        ended_s = (await self._collective.join(0.0, 0.0, tick_s)).start_s
         jobs = [
             DecodeJob(seq.request.id, seq.in_hbm, seq.next_content, seq.position) for seq in batch
         ]
         results = await self._compute.decode(jobs, now_s) if jobs else []
+        tokens = len(batch) * self._config.kv.quantum_tokens
         for layer in range(self._config.kv.layers):
-            await self._collective.barrier(layer, now_s)
+            ended_s = await self._collective.dispatch(layer, ended_s, tokens)
+            ended_s = await self._collective.combine(layer, ended_s)
+        if ended_s > tick_s:
+            self._paused.pause(tick_s, ended_s - tick_s)
         self.account["quanta"] += len(batch)
         for sequence, content in zip(batch, results, strict=True):
             sequence.advance(content, self._config.kv)

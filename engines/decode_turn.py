@@ -1,4 +1,6 @@
-"""What a decode engine keeps of a turn, and of a GPU."""
+"""What a decode engine keeps of a turn, of a GPU, and of time that it lost."""
+
+from bisect import bisect_left
 
 import msgspec
 
@@ -8,6 +10,32 @@ from engines.messages import Admit, Assign
 from engines.tasks import Life
 from engines.waits import Arena, Awaited, Backlog
 from scheduler.types import EngineReport
+
+
+class Paused:
+    """A clock that stands still while a step waits for the network; it begins as the real one."""
+
+    def __init__(self) -> None:
+        self._at_s: list[float] = []  # on this clock, when it stood still
+        self._sums_s: list[float] = [0.0]  # for how long, with all before
+
+    @property
+    def sum_s(self) -> float:
+        """For how long it has stood still."""
+        return self._sums_s[-1]
+
+    def pause(self, at_s: float, seconds: float) -> None:
+        """Stand still at a target time that is not before the last pause."""
+        self._at_s.append(self.of(at_s))
+        self._sums_s.append(self.sum_s + seconds)
+
+    def of(self, at_s: float) -> float:
+        """What it shows at a target time that is not before the last pause."""
+        return max([at_s - self.sum_s, *self._at_s[-1:]])
+
+    def target_s(self, shown_s: float) -> float:
+        """When it shows that; of a pause, its end for all that comes after its begin."""
+        return shown_s + self._sums_s[bisect_left(self._at_s, shown_s)]
 
 
 class Sequence:
@@ -36,9 +64,11 @@ class Sequence:
         self.blocks_sent = blocks(request.prompt_tokens, kv.block_tokens)
         self.blocks_total = blocks(request.context_tokens, kv.block_tokens)
 
-    def start(self, at_s: float, prompt: Admit) -> None:
+    def start(self, at_s: float, prompt: Admit, clock: Paused) -> None:
         """The prompt's KV is in HBM; what the prefill generated is processed first."""
         self.start_s = at_s
+        self._clock = clock
+        self._start_shown_s = clock.of(at_s)
         self.next_content = prompt.content
         self.generated = b""
 
@@ -64,12 +94,15 @@ class Sequence:
 
     def token_s(self, number: int, tpot_s: float) -> float:
         """When generated token `number` is out; number 1 came from the prefill."""
-        return self.start_s + max(0, number - 1) * tpot_s
+        return self._clock.target_s(self._shown_s(number, tpot_s))
 
     def quantum_s(self, kv: KvShape, tpot_s: float) -> float:
-        """When the last real token of the next quantum is out."""
+        """When the last real token of the next quantum is out, on the clock that pauses."""
         number = self.position + kv.quantum_tokens - self.request.prompt_tokens
-        return self.token_s(number, tpot_s)
+        return self._shown_s(number, tpot_s)
+
+    def _shown_s(self, number: int, tpot_s: float) -> float:
+        return self._start_shown_s + max(0, number - 1) * tpot_s
 
 
 class Completed(msgspec.Struct, frozen=True):

@@ -226,7 +226,7 @@ class Resubmitted(msgspec.Struct, frozen=True, array_like=True, tag="resubmitted
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
-    """Engine to its group: I can start step `step` at `start_s`.
+    """Engine to its group, over the management network: I can start step `step` at `start_s`.
 
     A layer takes my slowest GPU `attention_s`; `expert_s` is the experts' work that my GPUs bring,
     for each of them.
@@ -239,15 +239,29 @@ class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
 
 
 class Barrier(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
-    """Engine to its group, class MODEL: I am through layer `layer` of step `step` at `end_s`.
+    """Engine to its group, class MODEL: my part of an exchange of layer `layer` of step `step`.
 
-    `load` stands for the activations that the all-to-all carries.
+    The layer's dispatch comes first, when attention is over, then its `combine`; I was there at
+    `end_s`. `load` stands for the activations; large ones come in pieces, of which the `last`
+    counts and has `before` bytes before it. I dispatched `tokens`. It was posted at `posted_s`, and
+    on an idle network all that I sent to anybody would have left `clear_s` later.
     """
 
     step: int
     layer: int
     end_s: float
     load: bytes
+    combine: bool = False
+    last: bool = True
+    before: int = 0
+    tokens: int = 0
+    posted_s: float = 0.0
+    clear_s: float = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """All pieces up to this one."""
+        return self.before + len(self.load)
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, tag="drain"):

@@ -6,6 +6,7 @@ forward loop packs what is ready and runs it layer by layer while later layers s
 
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
+from typing import Any
 
 from engines.collective import Collective, Step
 from engines.config import PrefillConfig
@@ -60,6 +61,7 @@ class Prefill:
         )
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
         self.forwards: list[Forward] = []
+        self.exchanges: dict[str, Any] = {}
         self.account = {"no_hole": 0}
 
     async def run(self) -> None:
@@ -69,6 +71,7 @@ class Prefill:
             tasks.start(self._reporter.run())
             tasks.start(self._forward_loop())
             tasks.start(self._transport.serve(self._act))
+        self.exchanges = self._collective.account()
         self.account["no_hole"] = self._hbm.no_hole
 
     def waits(self) -> Iterator[str]:
@@ -82,7 +85,7 @@ class Prefill:
         """Fill in what a message says; it may come before the assignment it belongs to."""
         match delivery.message:
             case Join() | Barrier() as message:
-                self._collective.hear(delivery.sender, message)
+                self._collective.hear(delivery.sender, message, delivery.network_s)
             case Report() as report:
                 return self._reporter.hear(delivery.sender, report)
             case TurnFailed(request):
@@ -202,7 +205,7 @@ class Prefill:
         begin_s = self._due_s
         for layer in range(self._config.kv.layers):
             arrived_s = await self._layer_here(jobs, layer)
-            contents = await self._layer(jobs, layer, max(self._due_s, arrived_s) + step.layer_s)
+            contents = await self._layer(jobs, layer, max(self._due_s, arrived_s), step)
             for target, turns in self._by_buffer(finished).items():
                 self._tasks.start(self._send_layer(target, turns, layer, contents))
         self._settle(finished)
@@ -221,7 +224,7 @@ class Prefill:
         arrived_s = max([await self._layer_here(jobs, layer) for layer in layers])
         step = await self._join(batch, arrived_s)
         for layer in layers:
-            contents = await self._layer(jobs, layer, self._due_s + step.layer_s)
+            contents = await self._layer(jobs, layer, self._due_s, step)
         self._account_for(batch, step, begin_s)
         self._settle(finished)
         async with Crew() as sends:
@@ -244,10 +247,21 @@ class Prefill:
         span_s = (begin_s, self._due_s)
         self.forwards.append(Forward.of(batch, step, self._config.kv.layers, span_s))
 
-    async def _layer(self, jobs: list[PrefillJob], layer: int, due_s: float) -> dict[int, bytes]:
-        """Compute one layer by `due_s`, then meet the group's slowest."""
-        contents = await self._compute.prefill(jobs, layer, due_s)
-        self._due_s = await self._collective.barrier(layer, due_s)
+    async def _layer(
+        self, jobs: list[PrefillJob], layer: int, begin_s: float, step: Step
+    ) -> dict[int, bytes]:
+        """Compute one layer: attention, dispatch, experts, combine."""
+        if self._collective.alone:
+            contents = await self._compute.prefill(jobs, layer, begin_s + step.layer_s)
+            self._due_s = begin_s + step.layer_s
+            return contents
+        tokens = sum(job.last - job.first for job in jobs)
+        contents = await self._compute.prefill(jobs, layer, begin_s + step.attention_s)
+        met_s = await self._collective.dispatch(layer, begin_s + step.attention_s, tokens)
+        due_s = met_s + step.expert_s
+        # The way back on an idle network is part of the layer: it ends when the layer does.
+        await self._clock.sleep_until_s(due_s - self._collective.way_back_s(tokens))
+        self._due_s = await self._collective.combine(layer, due_s)
         return contents
 
     def _jobs(self, batch: Batch) -> list[PrefillJob]:

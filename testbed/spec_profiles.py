@@ -17,7 +17,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     One GPU computes `appended` tokens on `cached` ones in
     `appended x (per_token_s + per_pair_s x (cached + appended / 2))` seconds. Of `per_token_s`,
-    `expert_per_token_s` is the experts' part, which a group's GPUs compute together.
+    `expert_per_token_s` is the experts' part, which a group's GPUs compute together. A token's
+    hidden state of `hidden_size` values goes to `experts_per_token` experts; none: a dense model.
     """
 
     name: Name
@@ -27,6 +28,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     per_pair_s: Annotated[float, Meta(ge=0, le=1)]
     expert_per_token_s: Annotated[float, Meta(ge=0, le=1)] = 0.0
     tpot_s: Annotated[float, Meta(ge=1e-5, le=10)]
+    hidden_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    experts_per_token: Annotated[int, Meta(ge=0, le=1000)] = 0
 
     @property
     def kv_bytes_per_token(self) -> float:

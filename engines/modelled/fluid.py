@@ -18,6 +18,7 @@ from engines.modelled.loop import resolution_s
 
 MODEL, KV = 0, 1  # levels: MODEL is served first
 KV_SHARE = 0.01  # of a link that MODEL leaves to KV (testbed/fabric/shaping.py)
+QUEUE_S, LEAST_QUEUE_BYTES = 0.010, 256 * 1024  # that a shaper holds, as there
 ALIKE = 1e-12  # shares that differ by less, relatively, are the same
 DONE_BYTES = 1e-6  # a remainder that is rounding and no bytes
 
@@ -52,6 +53,17 @@ class Link:
         if narrow not in self._feeders:
             self._feeders[narrow] = None
             self._feed += narrow.capacity
+
+    @property
+    def queue_s(self) -> float:
+        """What a message waits behind KV without classes: the shaper's queue, if KV fills it.
+
+        A fluid has no queue. Senders fill that of the link which limits them: there it is taken to
+        be full, and to be empty elsewhere.
+        """
+        if self.shares[KV] == inf or not self.active[KV]:
+            return 0.0
+        return max(QUEUE_S, LEAST_QUEUE_BYTES / self.capacity)
 
     def carried_bytes(self, level: int, now_s: float) -> float:
         """Bytes of a level that have crossed it by now."""
@@ -182,6 +194,10 @@ class FluidNetwork:
         for link in links:
             link.admit(links)
         return Channel(level, links)
+
+    def queued_s(self, links: Iterable[Link]) -> float:
+        """How long a message waits that enters these links now; with classes MODEL never does."""
+        return 0.0 if self._qos else sum(link.queue_s for link in links)
 
     def send(self, channel: Channel, size_bytes: float, arrived: Arrived) -> None:
         """Move bytes over a channel; `arrived` is called in the instant they are all there."""

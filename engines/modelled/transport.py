@@ -16,7 +16,7 @@ import msgspec
 from engines.errors import TransferError
 from engines.kv import Span
 from engines.layout import KvLayout
-from engines.messages import Barrier, Message, Report
+from engines.messages import Barrier, Join, Message, Report
 from engines.modelled.fluid import Channel, FluidNetwork
 from engines.seams.transport import Delivery, TrafficClass, Write
 
@@ -95,6 +95,10 @@ class Wires:
             delay_s = self._delays[key] = self._delay_s(sender, peer)
             self.longest_delay_s = max(self.longest_delay_s, delay_s)
         return delay_s
+
+    def queued_s(self, sender: str, peer: str) -> float:
+        """How long a message of class MODEL waits behind KV where there are no classes."""
+        return self._network.queued_s(self._channel(sender, peer, True).links)
 
     def weigh(self, write: Write) -> int:
         """Bytes of a write; TransferError unless source and target hold as many."""
@@ -194,14 +198,22 @@ class FluidTransport:
     ) -> None:
         """Send a message; those of class MODEL cross the data network, as flows."""
         if traffic_class is TrafficClass.CTRL:
-            self._wires.said += type(message) is not Report
+            self._wires.said += not isinstance(message, Report | Join)
             return self._wires.post(self.host, peer, message)
-        target = self._wires.host(peer)
+        target, posted_s = self._wires.host(peer), self._wires.loop.time()
         load = len(message.load) if isinstance(message, Barrier) else 0
-        self._wires.flow(
-            self.host, peer, True, NOTE_BYTES + load,
-            lambda: target.deliver(self.host, message, self._wires.loop.time()),
-        )  # fmt: skip
+
+        def arrived() -> None:
+            now_s = self._wires.loop.time()
+            target.deliver(self.host, message, now_s, now_s - posted_s)
+
+        def leave() -> None:
+            self._wires.flow(self.host, peer, True, NOTE_BYTES + load, arrived)
+
+        if queued_s := self._wires.queued_s(self.host, peer):
+            self._wires.loop.call_later(queued_s, leave)
+        else:
+            leave()
 
     async def serve(self, handle: Callable[[Delivery], None]) -> None:
         """Hand over what arrives in the instant in which it does; what came before, first."""
@@ -214,10 +226,10 @@ class FluidTransport:
         finally:
             self._handle = self._early.append
 
-    def deliver(self, sender: str, message: Message, now_s: float) -> None:
+    def deliver(self, sender: str, message: Message, now_s: float, network_s: float = 0.0) -> None:
         """A message is here."""
         try:
-            self._handle(Delivery(sender, message, now_s))
+            self._handle(Delivery(sender, message, now_s, network_s))
         except Exception as error:
             if self._serving.done():
                 raise

@@ -56,7 +56,9 @@ class Host(Protocol):
         """Where what comes from a peer is held, if its way has a delay that nobody else makes."""
         ...
 
-    def deliver(self, peer: str, message: Message, arrived_s: float | None = None) -> float:
+    def deliver(
+        self, peer: str, message: Message, arrived_s: float | None = None, network_ns: int = 0
+    ) -> float:
         """Queue a message for `receive`; returns the target time of its arrival (None: now)."""
         ...
 
@@ -351,11 +353,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._acknowledge(header, note)
             case Kind.MESSAGE:
                 self._read_limit = SCRATCH_BYTES
-                message = frames.decode_message(note)
-                if self._line is None:
-                    self._host.deliver(self.peer, message)
-                else:
-                    self._hold(lambda due_s: self._host.deliver(self.peer, message, due_s))
+                self._message(header, note)
             case Kind.WRITE:
                 self._begin(header, frames.decode_doorbell(note))
             case Kind.HELLO:
@@ -388,6 +386,16 @@ class Connection(asyncio.BufferedProtocol):
 
         assert self._line is not None
         self._line.hold(guarded)
+
+    def _message(self, header: Header, note: memoryview) -> None:
+        """A plain message is here."""
+        self._deliver(frames.decode_message(note))
+
+    def _deliver(self, message: Message, network_ns: int = 0) -> None:
+        if self._line is None:
+            self._host.deliver(self.peer, message, None, network_ns)
+        else:
+            self._hold(lambda due_s: self._host.deliver(self.peer, message, due_s, network_ns))
 
     def _acknowledge(self, header: Header, note: memoryview) -> None:
         future = self._unacknowledged.pop(header.sequence, None)

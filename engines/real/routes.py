@@ -21,6 +21,7 @@ class TcpConfig(msgspec.Struct, frozen=True):
     `deadline_s` bounds connecting and a send to a peer that takes nothing; `inbox_limit` the
     messages that wait for `receive`. Without `verify`, `check` accepts everything. `delays_s` are
     one-way delays of the way to and from a peer on data networks that the network itself lacks.
+    `time_scale` real seconds are one target second.
     """
 
     host: str
@@ -34,6 +35,7 @@ class TcpConfig(msgspec.Struct, frozen=True):
     inbox_limit: int = 1 << 16
     verify: bool = True
     delays_s: dict[str, float] = {}
+    time_scale: float = 1.0
 
 
 def listening(config: TcpConfig, traffic_class: TrafficClass) -> set[tuple[str, int]]:

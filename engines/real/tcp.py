@@ -26,6 +26,7 @@ from engines.real.held import Held, Line
 from engines.real.links import Link, Prepared
 from engines.real.pool import KvPool
 from engines.real.routes import TcpConfig
+from engines.real.stamped import StampedConnection, StampedServer, StampedTransport, prepare
 from engines.seams.transport import Delivery, TrafficClass, Write
 from engines.tally import PeerTally, Tally
 
@@ -59,7 +60,7 @@ class TcpTransport:
         self._links: dict[tuple[str, TrafficClass], Link] = {}
         self._tallies: dict[tuple[str, TrafficClass], Tally] = {}
         self._accepted: set[Connection] = set()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | StampedServer] = []
         self._inbox: deque[Delivery | TransferError] = deque()
         self._waiting: list[asyncio.Future[None]] = []
         self._departed: set[str] = set()
@@ -90,7 +91,12 @@ class TcpTransport:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     listener.bind((address, port))
-                    server = await loop.create_server(self._accepting(traffic_class), sock=listener)
+                    server: asyncio.Server | StampedServer
+                    if traffic_class is TrafficClass.MODEL:
+                        server = StampedServer(listener, self._accept_stamped)
+                    else:
+                        accept = self._accepting(traffic_class)
+                        server = await loop.create_server(accept, sock=listener)
                 except OSError as error:
                     listener.close()
                     raise TransferError(
@@ -279,16 +285,21 @@ class TcpTransport:
             return None
         return Line(self._held, delay_s)
 
-    def deliver(self, peer: str, message: Message, arrived_s: float | None = None) -> float:
+    def deliver(
+        self, peer: str, message: Message, arrived_s: float | None = None, network_ns: int = 0
+    ) -> float:
         """Queue a message for `receive`; returns the target time of its arrival (None: now)."""
         if len(self._inbox) >= self._config.inbox_limit:
             raise TransferError(
                 f"{len(self._inbox)} messages wait on {self.host} and nobody takes them; "
                 "its engine hangs or is overloaded"
             )
+        network_s = network_ns / 1e9 / self._config.time_scale
         if arrived_s is None:
             arrived_s = self._clock.now_s()
-        self._queue(Delivery(peer, message, arrived_s))
+        else:  # it was held for the way's delay, which no link made
+            network_s += self._config.delays_s.get(peer, 0.0)
+        self._queue(Delivery(peer, message, arrived_s, network_s))
         return arrived_s
 
     def parted(self, peer: str) -> None:
@@ -397,14 +408,21 @@ class TcpTransport:
         loop = asyncio.get_running_loop()
         sock = routes.class_socket(self._config, traffic_class)
         try:
+            if traffic_class is TrafficClass.MODEL:
+                prepare(sock)
             try:
                 sock.bind((here, 0))
             except OSError as error:
                 raise TransferError(f"{self.host} has no address {here} ({error})") from error
             await loop.sock_connect(sock, there)
-            _, connection = await loop.create_connection(
-                lambda: Connection(self, traffic_class, peer), sock=sock
-            )
+            connection: Connection
+            if traffic_class is TrafficClass.MODEL:
+                connection = StampedConnection(self, traffic_class, peer)
+                StampedTransport(sock, connection)
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self, traffic_class, peer), sock=sock
+                )
         except BaseException:
             sock.close()
             raise
@@ -419,6 +437,11 @@ class TcpTransport:
             return connection
 
         return accept
+
+    def _accept_stamped(self) -> StampedConnection:
+        connection = StampedConnection(self, TrafficClass.MODEL)
+        self._accepted.add(connection)
+        return connection
 
     def _dialled(self) -> list[Connection]:
         return [link.connection for link in self._links.values() if link.connection]

@@ -36,11 +36,15 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A message or a doorbell's note, as it arrived."""
+    """A message or a doorbell's note, as it arrived; the network had it for `network_s`.
+
+    That is known of class MODEL alone: from the post to the arrival at the host, not its process.
+    """
 
     sender: str
     message: Message
     arrived_s: float
+    network_s: float = 0.0
 
 
 class Transport(Protocol):

@@ -22,6 +22,7 @@ VERBS = {
     "compare": "Play an experiment under several policies, and say who wins and why.",
     "explain": "Why a request of a finished run went where it went.",
     "whatif": "Halve and double each resource in virtual time: what would help?",
+    "isolation": "What KV does to collectives and decode, with traffic classes and without.",
     "sweep": "Play a grid of experiments into one table; goes on where it was stopped.",
     "decide": "Feed a run's recorded events to any scheduler, without a cluster.",
     "scheduler": "Our own scheduler as a process that speaks the protocol.",

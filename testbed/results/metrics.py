@@ -16,6 +16,7 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.results import ledger
 from testbed.results.balance import balance, snic_rates
+from testbed.results.collectives import collectives
 from testbed.results.dram import Cached, cached, expected_share, shares
 from testbed.results.schema import (
     Emulated,
@@ -211,6 +212,7 @@ def measure(
             NetworkChange((one.at_monotonic_s - run.samples.start_monotonic_s) / scale, one.what)
             for one in run.samples.changes
         ],
+        collectives=collectives(run.plan, run.accounts, steady, window),
     )
 
 

@@ -1,6 +1,6 @@
 """What a run shows on a terminal: bars per node, policies side by side, and the table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from rich.console import Console, Group, RenderableType
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.delays import NOBODY
+from testbed.results.collectives import SIDES, Collectives
 from testbed.results.schema import Comparison, NodeShares, PolicyResult, Timing, Verdict
 from testbed.worlds.plan import LOOPBACK
 
@@ -131,6 +132,7 @@ def _lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
             if any(r.delay_by != NOBODY for r in results)
             else []
         ),
+        *(_collective_lines(results) if any(r.collectives for r in results) else []),
         *_right_lines(results),
         *(_machine_lines(results) if any(r.cpu_ms_per_turn for r in results) else []),
     ]
@@ -153,6 +155,20 @@ def _right_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]
         ("tokens right / checked", [f"{r.tokens_equal} / {r.tokens_checked}" for r in results]),
         ("KV right / sampled", [f"{r.kv_equal} / {r.kv_checked}" for r in results]),
         ("hits on own KV, blocks", [f"{r.persisted_then_hit_blocks}" for r in results]),
+    ]
+
+
+def _collective_lines(results: Sequence[PolicyResult]) -> list[tuple[str, list[str]]]:
+    """Of groups that span hosts."""
+
+    def both(each: Callable[[Collectives], str]) -> list[str]:
+        sides = [[r.collectives.get(side) for side in SIDES] for r in results]
+        return [" / ".join(each(one) if one else "-" for one in pair) for pair in sides]
+
+    return [
+        ("collectives p99 PE / DE, ms here", both(lambda c: f"{c.p99_ms:.2f}")),
+        ("layers they delayed", both(lambda c: f"{c.delayed_share:.1%}")),
+        ("KV beside them, Mbit/s here", both(lambda c: f"{c.kv_bps / 1e6:.1f}")),
     ]
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from testbed.bound import Bound
 from testbed.results.balance import Balance
+from testbed.results.collectives import Collectives
 from testbed.results.ledger import PortLine
 from testbed.worlds.others import Program
 
@@ -125,6 +126,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     `delay_by` says who made the delays of links: "none" (there are none), "netem" (the kernel),
     "due-time" (the transport), or "modelled". By due time, what arrived was held `delay_late_s`
     longer than its delay on average.
+    `collectives` has what collectives took on the network, by side ("pe" and "de"), where an engine
+    group spans hosts.
     The two rates `per_wall_s` say how fast a virtual world went, and are 0 elsewhere. `timing` is
     the evidence for the timing verdict; there is none of a virtual world.
     """
@@ -170,6 +173,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     delay_late_s: float = 0.0
     timing: Timing | None = None
     changes: list[NetworkChange] = []
+    collectives: dict[str, Collectives] = {}
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -16,7 +16,8 @@ class HostAccount(msgspec.Struct):
     since then in which it was runnable and had no CPU (schedstat), both real.
     `retransmitted_bytes` is what its kernel sent once more, at most; `cached_tokens` are those of
     each request that came from a buffer's DRAM cache; `tallies` what the transport moved. `late`
-    has each computation that ended late: when it was due, and by how much, in target seconds."""
+    has each computation that ended late: when it was due, and by how much, in target seconds;
+    `exchanges` is what collectives of a group of several hosts came to (`Collective.account`)."""
 
     host: str
     role: str
@@ -34,6 +35,7 @@ class HostAccount(msgspec.Struct):
     turns: list[TurnRecord] = []
     tallies: list[PeerTally] = []
     cached_tokens: dict[int, int] = {}
+    exchanges: dict[str, Any] = {}
 
 
 class TurnTruth(msgspec.Struct, frozen=True):

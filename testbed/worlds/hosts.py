@@ -122,6 +122,7 @@ class _Host:
             close_deadline_s=CLOSE_DEADLINE_S + 4 * max(delays_s.values(), default=0.0),
             verify=world.verify_digests,
             delays_s=delays_s,
+            time_scale=world.time_scale,
         )
         account = HostAccount(role.host, type(role).__name__, 0.0, 0.0, 0)
         cpu_s, delay_s = _spent_s()

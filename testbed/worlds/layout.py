@@ -34,6 +34,7 @@ from testbed.policies import Chosen
 from testbed.scale import scaling
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.workload import Workload, averages
+from testbed.worlds.exchange import exchange
 from testbed.worlds.knobs import knobs
 from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, Opening, WorldPlan
 from testbed.worlds.wires import wire_plan
@@ -42,7 +43,6 @@ PADDED_TO_ROWS = 128
 PHASES = 32  # decode ticks in the time of a block's tokens
 PERSIST_BLOCKS = 1024  # a DE buffer's room for generated blocks on their way to storage
 INBOX_BLOCKS = 4096  # each buffer's part of a storage host's inbox
-COLLECTIVE_BYTES = 2048  # what an engine tells each peer of its group at each layer
 SAMPLE_PERIOD_S = 0.25
 START_DEADLINE_S = 120.0
 
@@ -271,7 +271,7 @@ class Layout:
             scheduler=SCHEDULER,
             period_s=period_s,
             phase_s=period_s * peers.index(name) / len(peers),
-            load_bytes=COLLECTIVE_BYTES,
+            exchange=exchange(self._experiment, len(engines)),
         )
 
     def _all_but(self, host: str) -> tuple[str, ...]:

@@ -66,12 +66,14 @@ async def play_role(role: RoleConfig, sides: Sides, account: HostAccount) -> Non
             sides.meet(prefill.waits)
             await prefill.run()
             account.forwards, account.counts = prefill.forwards, dict(prefill.account)
+            account.exchanges = prefill.exchanges
         case DecodeConfig():
             assert sides.compute is not None
             decode = Decode(role, clock, transport, sides.compute)
             sides.meet(decode.waits)
             await decode.run()
             account.counts = dict(decode.account)
+            account.exchanges = decode.exchanges
         case ServiceConfig():
             with schedulers(role, sides.world) as make, no_endless_decision():
                 service = Service(role, clock, transport, make)

@@ -6,6 +6,7 @@ import anyio
 import msgspec
 from fakes import (
     BLOCK,
+    EXCHANGE,
     KV,
     FakeClock,
     FakeCompute,
@@ -58,6 +59,7 @@ class Setup(msgspec.Struct, frozen=True):
     kv_samples: float = 0.0
     token_layer_s: float = 0.001
     pe_peers: tuple[str, ...] = ()
+    de_peers: tuple[str, ...] = ()
 
 
 class Cluster:
@@ -101,9 +103,10 @@ class Cluster:
         return {lane: f"{lane.split('/')[0]}-gpu" for lane in lanes}
 
     def _group(self, node: str) -> GroupConfig:
-        gpu, peers = f"{node}-gpu", self.setup.pe_peers if node == "pe0" else ()
+        gpu = f"{node}-gpu"
+        peers = self.setup.pe_peers if node == "pe0" else self.setup.de_peers
         members = (gpu, *peers, f"{node}-buf")
-        return GroupConfig(node, gpu, (gpu, *peers), members, "sched", 0.5, 0.0, 8)
+        return GroupConfig(node, gpu, (gpu, *peers), members, "sched", 0.5, 0.0, EXCHANGE)
 
     def _buffer(self, node: str) -> BufferConfig:
         setup, host = self.setup, f"{node}-buf"

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.config import KvShape
+from engines.config import ExchangeConfig, KvShape
 from engines.errors import DeadlineExceeded, KvDigestMismatch, KvMissing
 from engines.kv import Extent, Span
 from engines.messages import Message
@@ -28,6 +28,7 @@ from engines.tasks import Future
 BLOCK = 4
 LAYERS = 2
 KV = KvShape(LAYERS, BLOCK, BLOCK)
+EXCHANGE = ExchangeConfig(1.0, 2.0, 16, 1e6, 0.001)
 Memory = NDArray[np.int64]
 
 

@@ -2,7 +2,7 @@
 
 import anyio
 import pytest
-from fakes import FakeClock, FakeTransport, Network, play
+from fakes import EXCHANGE, FakeClock, FakeTransport, Network, play
 
 from engines.config import GroupConfig
 from engines.control import Reporter
@@ -25,7 +25,7 @@ def reporter(
             return Report("g", (), (NodeReport("n", 7, 3),))
         return Report("g", (EngineReport(f"n/{host}", 1, 20, 30, 2),), ())
 
-    group = GroupConfig("g", "gpu0", MEMBERS[:2], MEMBERS, "sched", period_s, phase_s, 0)
+    group = GroupConfig("g", "gpu0", MEMBERS[:2], MEMBERS, "sched", period_s, phase_s, EXCHANGE)
     return Reporter(host, group, clock or FakeClock(), FakeTransport(host, network), own)
 
 

@@ -6,13 +6,26 @@ import anyio
 import msgspec
 import pytest
 from fake_cluster import Cluster, Setup, with_cluster
-from fakes import BLOCK, KV, FakeTransport, kv_of, play
+from fakes import BLOCK, EXCHANGE, KV, FakeClock, FakeCompute, FakeTransport, kv_of, play
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.decode import Sequence
+from engines.decode import Decode, Sequence
+from engines.decode_turn import Paused
 from engines.kv import address_space
-from engines.messages import Admitted, Append, Assign, Start, Submit, TurnDone, TurnFailed
+from engines.messages import (
+    Admit,
+    Admitted,
+    Append,
+    Assign,
+    Barrier,
+    Drain,
+    Join,
+    Start,
+    Submit,
+    TurnDone,
+    TurnFailed,
+)
 from scheduler.types import Decision, ReadExtent, Request, Side
 
 TPOT_S = 0.01
@@ -152,7 +165,7 @@ def test_every_quantum_is_due_when_its_last_real_token_is_out(prompt: int, gener
         sequence = Sequence(1)
         turn = Submit(Request(1, 0, 0, prompt, 0, generate, (), 1), b"")
         sequence.begin(Assign(Decision(1, 1, "pe0/0", "de0/0", ()), turn), KV)
-        sequence.start_s = 5.0
+        sequence.start(5.0, Admit(1, b""), Paused())
         quanta = 0
         while sequence.position < sequence.end:
             number = sequence.position + BLOCK - prompt
@@ -163,3 +176,62 @@ def test_every_quantum_is_due_when_its_last_real_token_is_out(prompt: int, gener
         assert quanta == (prompt + generate) // BLOCK - prompt // BLOCK
 
     play(test)
+
+
+def test_a_clock_that_pauses_puts_off_what_comes_after_the_pauses_begin() -> None:
+    clock = Paused()
+    assert clock.of(3.0) == clock.target_s(3.0) == 3.0
+    clock.pause(10.0, 0.5)
+    # A turn that begins after the first pause has the second one only.
+    sequence = Sequence(1)
+    turn = Submit(Request(1, 0, 0, 4, 0, 40, (), 1), b"")
+    sequence.begin(Assign(Decision(1, 1, "pe0/0", "de0/0", ()), turn), KV)
+    sequence.start(15.0, Admit(1, b""), clock)
+    clock.pause(20.0, 0.25)
+    assert clock.sum_s == 0.75 and clock.of(30.0) == 29.25 and clock.of(20.1) == 19.5
+    assert [clock.target_s(at_s) for at_s in (9.0, 10.0, 10.1, 19.5, 19.6)] == [
+        9.0, 10.0, 10.6, 20.0, pytest.approx(20.35),
+    ]  # fmt: skip
+    assert sequence.token_s(1, 1.0) == 15.0 and sequence.token_s(5, 1.0) == 19.0
+    assert sequence.token_s(7, 1.0) == 21.25
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.002, 0.015])
+def test_tokens_are_late_by_what_the_network_takes_for_exchanges(late_s: float) -> None:
+    """One tick a token here; a peer without turns, from which one message a step is late."""
+    generate = 42
+
+    async def test(cluster: Cluster) -> None:
+        config = msgspec.structs.replace(cluster.decode._config, host="de1-gpu", lanes=("de1/0",))
+        peer = Decode(
+            config, FakeClock(), FakeTransport("de1-gpu", cluster.network),
+            FakeCompute("de1-gpu", cluster.network),
+        )  # fmt: skip
+        collective = cluster.decode._collective
+        hear = collective.hear
+
+        def late(sender: str, message: Join | Barrier, network_s: float = 0.0) -> None:
+            hit = isinstance(message, Barrier) and message.layer == 0 and message.combine
+            idle_s = 0.0
+            if isinstance(message, Barrier):
+                taken_s = message.size_bytes / EXCHANGE.bytes_per_s
+                idle_s = EXCHANGE.idle_s + message.clear_s + taken_s
+            hear(sender, message, idle_s + late_s if hit else 0.0)
+
+        collective.hear = late  # type: ignore[method-assign]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(peer.run)
+            turn = cluster.turn(1, 20, 16, generate)
+            await cluster.assign(turn, PE_READ)
+            await cluster.end_of(1)
+            FakeTransport("agents", cluster.network).post("de1-gpu", Drain())
+        assert cluster.right(turn)
+        end = done(cluster, 1)
+        took_s = (end.last_token_s - end.decode_start_s) / (generate - 1)
+        # Where in a step the turn began decides on whose side one delay falls.
+        assert took_s == pytest.approx(TPOT_S + late_s, abs=1.5 * late_s / (generate - 1) + 1e-6)
+        share = len(set(collective.delayed)) / collective.layers
+        assert share == (0.5 if late_s else 0.0)  # of two layers a step
+        assert peer._paused.sum_s == pytest.approx(cluster.decode._paused.sum_s, abs=late_s + 1e-6)
+
+    with_cluster(test, Setup(de_peers=("de1-gpu",)))

@@ -2,6 +2,7 @@
 
 import anyio
 import pytest
+from fakes import EXCHANGE
 
 from engines.config import GroupConfig
 from engines.errors import KvMissing, TransferError
@@ -24,9 +25,9 @@ RATE = 400.0
 LAYOUT = KvLayout(token_scale=1, block_tokens=4, layers=2, width=1)
 
 
-def wires(*hosts: str) -> dict[str, FluidTransport]:
+def wires(*hosts: str, qos: bool = True) -> dict[str, FluidTransport]:
     """Hosts on one link of 400 bytes/s; a token and layer weighs four bytes."""
-    network = FluidNetwork({"link": RATE}, True)
+    network = FluidNetwork({"link": RATE}, qos)
 
     def route(sender: str, peer: str) -> tuple[str, ...]:
         return ("link",)
@@ -132,6 +133,34 @@ def test_a_barrier_passes_before_kv_and_weighs_its_load() -> None:
     assert run_virtual(main) == pytest.approx((2.0, 2.99))
 
 
+def test_without_classes_a_barrier_waits_for_the_queue_that_kv_fills() -> None:
+    async def main() -> tuple[float, float, float]:
+        hosts = wires("a", "b", qos=False)
+        found: list[Delivery] = []
+        barrier = Barrier(0, 0, 0.0, bytes(8 - NOTE_BYTES % 8))
+        async with anyio.create_task_group() as tasks:
+
+            def take(delivery: Delivery) -> None:
+                if isinstance(delivery.message, Barrier):
+                    found.append(delivery)
+                    if len(found) == 2:
+                        tasks.cancel_scope.cancel()
+
+            tasks.start_soon(hosts["b"].serve, take)
+            hosts["a"].post("b", barrier, TrafficClass.MODEL)
+            await anyio.sleep(10)
+            tasks.start_soon(lambda: hosts["a"].write("b", [write(10**5, 1)], deadline_s=1e9))
+            await anyio.sleep(1)
+            hosts["a"].post("b", barrier, TrafficClass.MODEL)
+        size = NOTE_BYTES + len(barrier.load)
+        return found[0].network_s, found[1].network_s, size / RATE
+
+    idle_s, behind_s, alone_s = run_virtual(main)
+    assert idle_s == pytest.approx(alone_s)
+    queue_s = 256 * 1024 / RATE  # on this slow link more than 10 ms
+    assert behind_s == pytest.approx(queue_s + 2 * alone_s)
+
+
 def test_what_surrounds_a_payload_is_counted_and_takes_no_time() -> None:
     async def main() -> tuple[float, int]:
         hosts = wires("a", "b")
@@ -223,7 +252,7 @@ def test_content_has_the_emulated_worlds_lengths_and_prefixes() -> None:
 
 
 def test_the_modelled_sides_are_what_the_seams_ask_for() -> None:
-    group = GroupConfig("g", "a", ("a",), ("a",), "s", 1.0, 0.0, 8)
+    group = GroupConfig("g", "a", ("a",), ("a",), "s", 1.0, 0.0, EXCHANGE)
     transport: Transport = wires(group.leader)["a"]
     span = Span("dram", 0, 0, 4, 0, 2)
     assert transport.seal(span, b"", 0) == bytes(8)

@@ -218,12 +218,13 @@ def test_an_idle_peer_takes_part_in_every_step() -> None:
     cluster = with_cluster(test, Setup(pe_peers=("pe1-gpu",)))
     barriers = cluster.network.messages(Barrier)
     assert {sent.traffic_class for sent in barriers} == {TrafficClass.MODEL}
-    said = [(s.sender, s.message.step, s.message.layer) for s in barriers]
+    said = [(s.sender, s.message.step, s.message.layer, s.message.combine) for s in barriers]
     assert sorted(said) == sorted(
-        (host, step, layer)
+        (host, step, layer, combine)
         for host in ("pe0-gpu", "pe1-gpu")
         for step in range(2)
         for layer in range(LAYERS)
+        for combine in (False, True)
     )
     (mine, yours) = cluster.prefill.forwards, peers[0].forwards
     assert [f.compute_s for f in yours] == pytest.approx([f.compute_s for f in mine])
