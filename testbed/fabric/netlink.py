@@ -171,10 +171,7 @@ def settle_link(name: str) -> bool:
 
 
 class Rtnetlink:
-    """A request socket inside one namespace; it stays there whoever uses it.
-
-    Raises EnvironmentUnfit in the machine's own namespace.
-    """
+    """A request socket inside one namespace; it stays there whoever uses it."""
 
     def __init__(self, netns_fd: int | None = None) -> None:
         if netns_fd is None:

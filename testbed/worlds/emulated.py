@@ -18,6 +18,7 @@ from testbed.results.metrics import RunData, load
 from testbed.worlds.plan import LabPlan
 
 ENDED = "ended"
+PRIVILEGE = "private namespaces:"  # the lab's log begins with it, and how they were made
 PACKAGES = ("lmdb", "mininet", "pyroute2", "torch", "uvloop")  # pyproject.toml, extra "emulated"
 Progress = Callable[[str, int, int], None]  # phase, turns ended, turns planned
 
@@ -37,7 +38,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     command = [sys.executable, "-m", "testbed.worlds.lab", str(folder)]
     owner.created(Path(plan.world.cache))
     with log.open("wb") as words:
-        words.write(f"private namespaces: {mode()}\n".encode())
+        words.write(f"{PRIVILEGE} {mode()}\n".encode())
         words.flush()
         process = start_private(
             command, stdout=subprocess.PIPE, stderr=words, env=_environment(folder)
@@ -45,7 +46,8 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
         with process:
             heard = _follow(process, progress)
     if heard != ENDED:
-        said = log.read_text(errors="replace").strip().splitlines()[1:]
+        lines = log.read_text(errors="replace").strip().splitlines()
+        said = [line for line in lines if not line.startswith(PRIVILEGE)]
         last = (said or ["it left no word"])[-1]
         if not heard and "unshare" in last:
             raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
