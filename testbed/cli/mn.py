@@ -14,6 +14,6 @@ def command(shell: bool, args: tuple[str, ...]) -> int:
     For example: testbed mn -- --custom topologies/dualpath.py --topo dualpath,1,2
     """
     require_packages()
-    from testbed.fabric.stock import run_stock
+    from testbed.fabric.stock_mn import run_stock
 
     return run_stock(args, shell)

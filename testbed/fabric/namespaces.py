@@ -66,7 +66,7 @@ def require_not_the_machine() -> None:
 
     Whatever the environment says: the kernel itself tells the machine's first namespace.
     """
-    if any(path.exists() for path in FIRST_NETNS_ONLY) or current_inode() in _told_outside():
+    if all(path.exists() for path in FIRST_NETNS_ONLY) or current_inode() in _told_outside():
         raise EnvironmentUnfit(
             f"process {os.getpid()} is in the machine's own network namespace, which is never "
             "touched; start it through testbed.fabric.private.start_private"

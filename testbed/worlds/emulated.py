@@ -24,6 +24,7 @@ from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan
 from testbed.worlds.tied import TiedProcess, tied
 
 ENDED = "ended"
+PRIVILEGE = "private namespaces:"  # the lab's log begins with it, and how they were made
 PACKAGES = {
     NAMESPACES: ("lmdb", "mininet", "pyroute2", "torch", "uvloop"),
     LOOPBACK: ("lmdb", "torch", "uvloop"),
@@ -46,12 +47,13 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     log = folder / "lab.log"
     owner.created(Path(plan.world.cache))
     with log.open("wb") as words:
-        words.write(f"private namespaces: {mode()}\n".encode())
+        words.write(f"{PRIVILEGE} {mode()}\n".encode())
         words.flush()
         with _started(plan.fabric, folder, words) as process:
             heard = _follow(process, progress, folder)
     if heard != ENDED:
-        said = log.read_text(errors="replace").strip().splitlines()[1:]
+        lines = log.read_text(errors="replace").strip().splitlines()
+        said = [line for line in lines if not line.startswith(PRIVILEGE)]
         last = (said or ["it left no word"])[-1]
         if not heard and "unshare" in last:
             raise EnvironmentUnfit(

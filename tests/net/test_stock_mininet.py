@@ -17,7 +17,7 @@ import pytest
 
 from testbed.errors import InputError
 from testbed.fabric.addresses import NETWORKS, plan_addresses
-from testbed.fabric.stock import STANDINS, notes, search_path, with_defaults
+from testbed.fabric.stock_mn import STANDINS, notes, search_path, with_defaults
 from topologies import stock
 from topologies.dualpath import DualPathTopo
 
@@ -167,7 +167,7 @@ echo done
 def test_the_stand_ins_do_what_mininet_asks_of_them(tmp_path: Path) -> None:
     from testbed.fabric.private import start_private
 
-    command = [sys.executable, "-m", "testbed.fabric.stock", "bash", "-c", SCRIPT, "script"]
+    command = [sys.executable, "-m", "testbed.fabric.stock_mn", "bash", "-c", SCRIPT, "script"]
     # First on PATH: also those that are installed here are tried.
     with start_private(
         [*command, str(STANDINS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env()

@@ -1,6 +1,6 @@
 """Stock Mininet's `mn` in private namespaces, with stand-ins for the programs that it lacks.
 
-As `python -m testbed.fabric.stock ARGS...`: PID 1 of the namespaces. As `... --mn ARGS...`: runs
+As `python -m testbed.fabric.stock_mn ARGS...`: PID 1 of the namespaces. As `... --mn ARGS...`: runs
 the unmodified script of the installed package, inside.
 """
 
@@ -19,7 +19,7 @@ from testbed.fabric import netlink
 from testbed.fabric.namespaces import require_not_the_machine, require_private
 from testbed.fabric.private import hold_lifeline, start_private
 
-MODULE = "testbed.fabric.stock"
+MODULE = "testbed.fabric.stock_mn"
 STANDINS = Path(__file__).parent / "standins"
 MADE_OF = {
     "mnexec": "util-linux",
