@@ -107,17 +107,17 @@ class Capture:
         seconds: float | None = None,
         label: str = "",
     ) -> None:
-        if not MIN_SNAPLEN_BYTES <= snaplen <= SNAPLEN_BYTES:
-            raise InputError(
-                f"a snaplen of {snaplen} bytes is not between {MIN_SNAPLEN_BYTES}, which holds the "
-                f"headers, and {SNAPLEN_BYTES}"
-            )
         self.interface, self.path = interface, str(path)
         self._count, self._seconds = count, seconds
         self._packets = self._cut = self._dropped = self._block = 0
         self._source = packet_socket(source) if isinstance(source, int) else source
         self._socket = self._source.socket
         try:
+            if not MIN_SNAPLEN_BYTES <= snaplen <= SNAPLEN_BYTES:
+                raise InputError(
+                    f"a snaplen of {snaplen} bytes is not between {MIN_SNAPLEN_BYTES}, which holds "
+                    f"the headers, and {SNAPLEN_BYTES}"
+                )
             if interface not in self._source.interfaces:
                 known = ", ".join(self._source.interfaces)
                 raise InputError(f"no interface {interface!r} to capture on; there are {known}")
@@ -131,7 +131,16 @@ class Capture:
             raise
 
     def run(self, stop: Callable[[], bool]) -> CaptureEnd:
-        """Write packets until `stop`, which is asked at least every 50 ms, or the limits."""
+        """Write packets until `stop`, which is asked at least every 50 ms, or the limits.
+
+        Closes it, also if it raises: OSError where the file cannot take more.
+        """
+        try:
+            return self._run(stop)
+        finally:
+            self.close()
+
+    def _run(self, stop: Callable[[], bool]) -> CaptureEnd:
         end_s = None if self._seconds is None else time.monotonic() + self._seconds
         why = ""
         poll = select.poll()
@@ -276,7 +285,6 @@ class Capture:
         statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 12)
         self._dropped = struct.unpack("=III", statistics)[1]
         self._file.end(time.time_ns(), self._packets + self._dropped, self._dropped)
-        self.close()
         return CaptureEnd(self.path, self._packets, self._dropped, self._cut, why)
 
 
