@@ -36,6 +36,12 @@ def test_our_own_tree_is_no_other_program_and_neither_is_a_number_that_was_used_
     assert busiest({30: seen(4.0)}, after, {20}) == [Program(30, "x", 5.0)]
 
 
+def test_what_an_ended_child_had_used_before_the_run_is_not_its_parents_use_of_it() -> None:
+    before = {5: seen(1.0), 6: seen(0.5, 5), 7: seen(30.0, 6)}
+    after = {5: seen(35.5)}  # both ended; they and their parent used four more between the looks
+    assert busiest(before, after, set()) == [Program(5, "x", 4.0)]
+
+
 def test_only_a_few_are_named_and_a_circle_of_parents_ends() -> None:
     after = {number: seen(float(number), parent=number) for number in range(1, 10)}
     found = busiest({}, after, set())
