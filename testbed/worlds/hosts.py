@@ -7,6 +7,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -43,8 +44,8 @@ MOST_NAMED = 5  # of what a host lacks when it fails
 def main(start_file: Path, control: socket.socket) -> None:
     """Build the host's memory and models, say ready, wait for the start, play the role."""
     start = msgspec.msgpack.decode(start_file.read_bytes(), type=HostStart | TruthStart)
-    # Named as its host, so that the lab and `top` can tell one from the other.
-    Path("/proc/self/comm").write_text(start_file.stem)
+    with suppress(OSError):  # named as its host, for the lab and for `top`, where there is /proc
+        Path("/proc/self/comm").write_text(start_file.stem)
     if isinstance(start, TruthStart):
         return check(start)
     # Messages and tasks come and go by the thousand and hold no cycles: collect rarely.

@@ -28,6 +28,7 @@ from testbed.worlds.looks import Looks
 from testbed.worlds.network import Network
 from testbed.worlds.plan import (
     AGENTS,
+    NAMESPACES,
     SCHEDULER,
     WAITED,
     HostStart,
@@ -65,7 +66,7 @@ class Lab:
         self.control: Control | None = None  # of a lab that answers callers
         self._controls: dict[str, socket.socket] = {}
         self._running: set[str] = set()
-        self._looks = Looks()
+        self._looks = Looks(judge=self._plan.fabric == NAMESPACES)
 
     def run(self) -> None:
         """Everything, in order; raises RunFailed if a host ends badly."""

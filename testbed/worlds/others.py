@@ -5,6 +5,7 @@ may hold secrets.
 """
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import msgspec
@@ -56,17 +57,36 @@ def processes(proc: Path = Path("/proc")) -> dict[int, Seen]:
 def busiest(before: dict[int, Seen], after: dict[int, Seen], ours: set[int]) -> list[Program]:
     """Who used most CPU between two looks; `ours` and their descendants are left out.
 
-    Of a process that ended before the second look its parent has the time.
+    Of a process that ended before the second look its parent has the time, and all that it had
+    used before the first one with it: that is no use of this run's.
     """
+    earlier_s: defaultdict[int, float] = defaultdict(float)
+    for pid, then in before.items():
+        if _same(pid, before, after):
+            earlier_s[pid] += then.cpu_s
+        elif heir := _heir(pid, before, after):
+            earlier_s[heir] += then.cpu_s
     programs = []
     for pid, seen in after.items():
-        if _descends(pid, after, ours):
-            continue
-        then = before.get(pid)
-        used_s = seen.cpu_s - (then.cpu_s if then and then.start == seen.start else 0.0)
-        if used_s >= LEAST_S:
+        used_s = seen.cpu_s - earlier_s[pid]
+        if used_s >= LEAST_S and not _descends(pid, after, ours):
             programs.append(Program(pid, seen.name, round(used_s, 2)))
     return sorted(programs, key=lambda one: (-one.cpu_s, one.pid))[:MOST_NAMED]
+
+
+def _same(pid: int, before: dict[int, Seen], after: dict[int, Seen]) -> bool:
+    return pid in after and after[pid].start == before[pid].start
+
+
+def _heir(pid: int, before: dict[int, Seen], after: dict[int, Seen]) -> int | None:
+    """The nearest ancestor of a process that still was there at the second look."""
+    walked: set[int] = set()
+    while pid in before and pid not in walked:
+        if _same(pid, before, after):
+            return pid
+        walked.add(pid)
+        pid = before[pid].parent
+    return None
 
 
 def _descends(pid: int, seen: dict[int, Seen], ours: set[int]) -> bool:

@@ -3,12 +3,17 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from testbed.fabric.counters import LinkClasses, LinkCounters
+from testbed.fabric.rates import LinkRates
+from testbed.fabric.shaping import ClassCounters
 from testbed.worlds.backlogs import MOST_LOOKS, Queue, chain
+from testbed.worlds.looks import Looks
 from testbed.worlds.others import MOST_NAMED, Program, Seen, busiest, processes
-from testbed.worlds.samples import core_times_s, cores, own_times_s
+from testbed.worlds.samples import PortBytes, core_times_s, cores, own_times_s
 from testbed.worlds.sleeper import IN_A_ROW, Sleeper, row
 
 RATE = 1e6  # bytes/s of the link
@@ -29,6 +34,12 @@ def test_the_busiest_programs_are_those_that_used_most_between_two_looks() -> No
 def test_our_own_tree_is_no_other_program_and_neither_is_a_number_that_was_used_again() -> None:
     after = {20: seen(5.0, 1), 21: seen(5.0, 20), 22: seen(5.0, 21), 30: seen(5.0, 1, start=99)}
     assert busiest({30: seen(4.0)}, after, {20}) == [Program(30, "x", 5.0)]
+
+
+def test_what_an_ended_child_had_used_before_the_run_is_not_its_parents_use_of_it() -> None:
+    before = {5: seen(1.0), 6: seen(0.5, 5), 7: seen(30.0, 6)}
+    after = {5: seen(35.5)}  # both ended; they and their parent used four more between the looks
+    assert busiest(before, after, set()) == [Program(5, "x", 4.0)]
 
 
 def test_only_a_few_are_named_and_a_circle_of_parents_ends() -> None:
@@ -123,6 +134,42 @@ def test_looks_that_come_late_prove_nothing() -> None:
 def test_a_row_of_sleeps_says_how_late_each_ended() -> None:
     found = row(count=5)
     assert len(found.overshoots_us) == 5 and min(found.overshoots_us) >= 0
+
+
+class Net:
+    """A network of one link that is shaped to the rate above, with packets dropped on it."""
+
+    rates = LinkRates({("a", "snic"): RATE * 8})
+
+    def __init__(self) -> None:
+        self.moved = 0
+
+    def counters(self) -> dict[tuple[str, str], LinkCounters]:
+        self.moved += 1000
+        return {("a", "snic"): LinkCounters(self.moved, 0, 2 * self.moved, 0)}
+
+    def class_counters(self) -> dict[tuple[str, str], LinkClasses]:
+        kv = ClassCounters(self.moved + 66, 1, 3, 0)
+        return {("a", "snic"): LinkClasses({"1:20": kv}, {"1:20": kv})}
+
+
+@pytest.mark.parametrize("judge", [True, False])
+def test_looks_hold_ports_always_and_the_machine_where_it_can_be_judged(judge: bool) -> None:
+    name = Path("/proc/self/comm").read_text().strip()
+    net: Any = Net()
+    looks = Looks(judge)
+    looks.begin()
+    for _ in range(3):
+        looks.take(net, frozenset({name}), 0.0)
+    found = looks.end(net, 5.0, 0.25)
+    assert [one.ports for one in found.samples] == [
+        (PortBytes("a", "snic", moved, 2 * moved),) for moved in (1000, 2000, 3000)
+    ]
+    assert found.class_bytes == {"a:snic>": {"1:20": 3000}, "a:snic<": {"1:20": 3000}}
+    assert found.dropped == {"a:snic>": {"1:20": 3}, "a:snic<": {"1:20": 3}}
+    assert (found.start_monotonic_s, found.network_up_s) == (5.0, 0.25)
+    assert (found.cores, bool(found.sleeps)) == ((cores(), True) if judge else (0, False))
+    assert all(bool(one.delays_s) is judge and bool(one.busy_s) is judge for one in found.samples)
 
 
 @pytest.mark.parametrize(("begin", "rows"), [(True, True), (False, False)])
