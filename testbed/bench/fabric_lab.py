@@ -236,6 +236,7 @@ class Bench:
 
             return body
 
+        before = self._fabric.counters()[SERVER, "snic"].received_bytes
         serving = self._start("h1", program("serve", ends[0]))
         reading = self._start(SERVER, program("read", ends[1]))
         for end in ends:
@@ -243,9 +244,12 @@ class Bench:
 
         def share() -> float:
             moved, exact = map(int, reading.end().split())
+            crossed = self._fabric.counters()[SERVER, "snic"].received_bytes - before
             serving.end()
             if not moved or not exact:
                 raise RunFailed("what NIXL read is not what the other end holds")
+            if crossed < moved:
+                raise RunFailed(f"NIXL says {moved} bytes, the NIC counted {crossed}: no TCP")
             return 1.0
 
         return share

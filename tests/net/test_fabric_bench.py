@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,19 +19,18 @@ from testbed.bench.fabric_jobs import (
 )
 from testbed.fabric.private import start_private
 
+Result = BulkResult | LatencyResult | Failed
 BPS = 50e6
 
 
-def lab(
-    *jobs: Bulk | Latency, path: str | None = None
-) -> list[BulkResult | LatencyResult | Failed]:
+def lab(*jobs: Bulk | Latency, path: str | None = None) -> list[Result]:
     words = msgspec.json.encode(Lab(3, True, jobs)).decode()
     command = [sys.executable, "-m", "testbed.bench.fabric_lab", words]
     if path is not None:
         command = ["/usr/bin/env", f"PATH={path}", *command]
     with start_private(command, stdout=subprocess.PIPE) as process:
         out, _ = process.popen.communicate(timeout=60)
-    decoder = msgspec.json.Decoder(BulkResult | LatencyResult | Failed)
+    decoder = msgspec.json.Decoder(Result)
     return decoder.decode_lines(out)
 
 
@@ -50,7 +50,7 @@ def test_messages_come_back_beside_kv_that_fills_the_link() -> None:
     assert busy.round_trips_s == sorted(busy.round_trips_s)
 
 
-def test_a_missing_program_is_said_and_the_next_job_is_done(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_missing_program_is_said_and_the_next_job_is_done(tmp_path: Path) -> None:
     missing, found = lab(
         Bulk("iperf3", BPS, seconds=0.3), Bulk("ours", BPS, seconds=0.3), path=str(tmp_path)
     )

@@ -75,8 +75,11 @@ def test_a_slow_transport_is_short_beside_its_peers(monkeypatch: pytest.MonkeyPa
         return whole if job.peer != "ours" else BulkResult(whole.goodput_bps / 2, 0.8, 1.0)
 
     found = rows(monkeypatch, half, nixl="/a/python")
-    for line in ("unshaped, 1 MiB: goodput, ours over NIXL", "200 Mbit/s, 64 KiB pieces: ours over iperf3",
-                 "2000 Mbit/s, 8 flows, ours: goodput over nominal"):  # fmt: skip
+    for line in (
+        "unshaped, 1 MiB: goodput, ours over NIXL",
+        "200 Mbit/s, 64 KiB pieces: ours over iperf3",
+        "2000 Mbit/s, 8 flows, ours: goodput over nominal",
+    ):
         assert found[line] == ("0.500", False)
     assert found["unshaped, 1 MiB: CPU seconds a GB, ours over NIXL"] == ("2.000", False)
     assert found["2000 Mbit/s, 8 flows, iperf3: goodput over nominal"][1]
