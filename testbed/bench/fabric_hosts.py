@@ -52,10 +52,15 @@ class Host:
     """A transport and a pool; `play` ends when the lab closes its end of `control`."""
 
     def __init__(
-        self, name: str, addresses: dict[str, str], piece_bytes: int, control: socket.socket
+        self,
+        name: str,
+        addresses: dict[str, str],
+        port_base: int,
+        piece_bytes: int,
+        control: socket.socket,
     ) -> None:
         directory = {host: {"storage": address} for host, address in addresses.items()}
-        config = TcpConfig(name, 1, 1, directory, deadline_s=DEADLINE_S, close_deadline_s=0.2)
+        config = TcpConfig(name, 1, 1, directory, port_base, deadline_s=DEADLINE_S)
         self.transport = TcpTransport(config, RealClock(time.monotonic(), 1.0), _Keys())
         blocks = max(1, POOL_BYTES // piece_bytes)
         self.pool = KvPool("kv", layout(piece_bytes), blocks * TOKENS)
