@@ -233,6 +233,7 @@ class Connection(asyncio.BufferedProtocol):
     def _see_eof(self, _: float) -> None:
         """All that came before it is acknowledged now."""
         self._eof_seen = True
+        self._pay()
         self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -371,6 +372,7 @@ class Connection(asyncio.BufferedProtocol):
         self._tally.received_frame_bytes += HEADER_BYTES + header.note_bytes
 
     def _take_leave(self, _: float) -> None:
+        self._pay()
         self._farewell = True
 
     def _hold(self, release: Callable[[float], object]) -> None:

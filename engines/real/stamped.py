@@ -166,7 +166,9 @@ class StampedServer:
         asyncio.get_running_loop().add_reader(listener, self._accept_one)
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Accept nobody any more; a second time does nothing."""
+        if self._listener.fileno() < 0:
+            return
         asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
 

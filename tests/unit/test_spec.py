@@ -42,7 +42,8 @@ def test_packaged_experiments_are_valid_and_fit(path: Path) -> None:
     experiment = load_experiment(path)
     workload = build_workload(experiment.workload, experiment.seed)
     cluster.check_fits(experiment, averages(workload, BLOCK_TOKENS))
-    assert cluster.warnings(experiment) == []
+    # One of them is about compute NICs that KV fills, which is what these warnings are for.
+    assert (cluster.warnings(experiment) == []) != (path.stem == "isolation")
 
 
 def test_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
