@@ -34,6 +34,7 @@ SHORTFALL = (0.02, 0.05)
 PACKET_BYTES = 65_536  # a GSO packet: where a sample begins and ends in it is chance
 FEWEST_PACKETS = 50  # of a link's samples: below they say nothing
 FEWEST_SLEEPS = 100
+NAMED_IN_A_CAUSE = 3
 LEAST_FACTOR, MOST_FACTOR = 1.2, 4.0  # by which a larger time scale is proposed for lack of CPU
 SHORTEST_SPAN_S = 1.0
 
@@ -281,5 +282,8 @@ def _slower(timing: Timing, plan: LabPlan) -> str:
 def _end(timing: Timing) -> str:
     if timing.stolen_share > timing.foreign.value / 2:
         return "the hypervisor gave them to other machines: run it again, or elsewhere"
-    who = [f"{one.name} (process {one.pid}, {one.cpu_s:.1f} s of CPU)" for one in timing.others]
+    who = [
+        f"{one.name} (process {one.pid}, {one.cpu_s:.1f} s of CPU)"
+        for one in timing.others[:NAMED_IN_A_CAUSE]
+    ]
     return f"end {', '.join(who) or 'them'}, or run it again later"

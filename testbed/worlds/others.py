@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-MOST_NAMED = 3
+MOST_NAMED = 8
 LEAST_S = 0.1  # of CPU that is worth a name
 
 
