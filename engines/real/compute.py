@@ -56,6 +56,9 @@ class TorchCompute:
 
         Raises ComputeError for a job that no prefill can do; see `_begin`.
         """
+        if not jobs:  # a peer's step: there is nothing here that could take too long
+            await self._clock.sleep_until_s(due_s)
+            return {}
         generated: dict[int, bytes] = {}
         final_layer = layer == self._decoder.shape.layers - 1
         started_s = time.thread_time()

@@ -11,10 +11,20 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from testbed.bench import emulated, fabric, fabric_nixl, interval, paper, parity, scale, scheduler
+from testbed.bench import (
+    emulated,
+    fabric,
+    fabric_nixl,
+    interval,
+    isolation,
+    paper,
+    parity,
+    scale,
+    scheduler,
+)
 from testbed.bench.table import Bench, Case
 
-FAMILIES = (emulated, parity, interval, paper, scale)
+FAMILIES = (emulated, isolation, parity, interval, paper, scale)
 CASES: dict[str, Case] = {case: words for f in FAMILIES for case, words in f.CASES.items()}
 GROUPS = (interval.GROUP, scale.GROUP)
 SCHEDULER = "scheduler"  # no run of the command: bench/scheduler.py hands events to it

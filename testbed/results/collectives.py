@@ -17,15 +17,16 @@ class Collectives(msgspec.Struct, frozen=True):
     """The exchanges of one side's engine groups over the whole run, and the KV beside them.
 
     Of all `messages`, how long the network had one, from its post to the receiving host's kernel,
-    in emulated milliseconds (real ones in the emulated world). `delayed_share` is the share of
-    layers that ended late because of it. `kv_bps` is KV into the side's HBM over the steady
-    window, in emulated bit/s.
+    in emulated milliseconds (real ones in the emulated world); `late_p99_ms` is of what an idle
+    network would not have taken. `delayed_share` is the share of layers that this made longer.
+    `kv_bps` is KV into the side's HBM over the steady window, in emulated bit/s.
     """
 
     messages: int
     p50_ms: float
     p99_ms: float
     max_ms: float
+    late_p99_ms: float
     delayed_share: float
     kv_bps: float
 
@@ -44,33 +45,42 @@ def collectives(
             groups[side][host.role.group.name] = host.role.group
     found = {}
     for side, members in groups.items():
-        took_s, layers, delayed = _sum(accounts, list(members.values()))
+        took_s, late_s, layers, delayed = _sum(accounts, list(members.values()))
         if not took_s:
             continue
-        ms = np.array(took_s) * plan.world.time_scale * 1000
-        p50, p99, most = np.percentile(ms, [50, 99, 100])
+        to_ms = plan.world.time_scale * 1000
+        p50, p99, most = np.percentile(took_s, [50, 99, 100]) * to_ms
+        late = np.percentile(late_s, 99) * to_ms
         bps = _kv_bytes(plan, side, steady) * 8 / _real_s(plan, window)
         found[side] = Collectives(
-            len(took_s), float(p50), float(p99), float(most), delayed / max(1, layers), bps
+            len(took_s),
+            float(p50),
+            float(p99),
+            float(most),
+            float(late),
+            delayed / max(1, layers),
+            bps,
         )
     return found
 
 
 def _sum(
     accounts: dict[str, HostAccount], groups: Sequence[GroupConfig]
-) -> tuple[list[float], int, int]:
+) -> tuple[list[float], list[float], int, int]:
     """All messages' times; of all groups, layers, and layers that were late for any host."""
     took_s: list[float] = []
+    late_s: list[float] = []
     layers = late = 0
     for group in groups:
         counts = [accounts[host].exchanges for host in group.engines]
         delayed: set[int] = set()
         for count in counts:
             took_s += count.get("network_s", [])
+            late_s += count.get("excess_s", [])
             delayed.update(count.get("delayed", []))
         layers += max(count.get("layers", 0) for count in counts)
         late += len(delayed)
-    return took_s, layers, late
+    return took_s, late_s, layers, late
 
 
 def _kv_bytes(plan: LabPlan, side: str, turns: Sequence[TurnRecord]) -> int:
