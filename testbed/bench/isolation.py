@@ -21,10 +21,11 @@ def _isolation(bench: Bench, case: str) -> None:
     alone, classes, none = (bench.policy(case, name) for name in (NO_KV, CLASSES, NO_CLASSES))
     kv = _decode(classes, "kv_bps") / _decode(alone, "kv_bps")
     bench.at_least(f"{case}: KV beside collectives, over the run without", kv, WORTH_THE_NAME)
-    for what, base, kept, lost in (
-        ("TPOT", *(_tpot_s(one) for one in (alone, classes, none))),
-        ("collectives p99", *(_decode(one, "p99_ms") for one in (alone, classes, none))),
-    ):
+    found = {
+        "TPOT": [_tpot_s(one) for one in (alone, classes, none)],
+        "collectives p99": [_decode(one, "p99_ms") for one in (alone, classes, none)],
+    }
+    for what, (base, kept, lost) in found.items():
         ratio = kept / base
         bench.claim(f"{case}, with classes: {what} over that without KV", ratio,
                     f"<= {1 + WITHIN:g}", ratio <= 1 + WITHIN)  # fmt: skip

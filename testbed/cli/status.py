@@ -17,30 +17,33 @@ from testbed.errors import RunFailed
 @click.command("status")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, as_json: bool) -> int:
     """Show the cluster NAME; without one, all that are up, or the only one."""
     wanted = [names.find(name)] if name is not None else names.live()
     views = [view for one in wanted if (view := _look(one)) is not None]
+    if wanted and not views:
+        return 1
     if as_json:
         print_json(views)
-        return
+        return 0
     if not views:
         click.echo("no cluster is up; bring one up with testbed up EXPERIMENT")
-        return
+        return 0
     console = Console()
     for view in views:
         _summary(view, console)
         if len(views) == 1:
             console.print(_links(view))
+    return 0
 
 
 def _look(name: str) -> View | None:
     try:
         return Cluster(name).look()
-    except RunFailed:
-        if name in names.live():
-            raise
-        return None  # it went down meanwhile
+    except RunFailed as error:
+        if name in names.live():  # else it went down meanwhile
+            click.echo(f"testbed: {error}", err=True)
+        return None
 
 
 def _summary(view: View, console: Console) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from testbed.clusters import names, protocol
 from testbed.clusters.protocol import (
     Down,
@@ -104,7 +106,13 @@ class Cluster:
                 ) from error
         if not message:
             raise RunFailed(f"cluster {self.name} ended before it answered")
-        reply = protocol.replies.decode(message)
+        try:
+            reply = protocol.replies.decode(message)
+        except msgspec.MsgspecError as error:
+            raise RunFailed(
+                f"cluster {self.name} is of another version of the testbed: testbed down "
+                f"{self.name}, and bring it up again"
+            ) from error
         if isinstance(reply, Refused):
             raise _ERRORS.get(reply.exit_code, RunFailed)(reply.message)
         return reply, fds

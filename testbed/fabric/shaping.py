@@ -20,7 +20,7 @@ from testbed.fabric.netlink import (
     attributes,
     encode,
 )
-from testbed.fabric.wire import FRAME_BYTES, SEGMENT_BYTES, ClassCounters
+from testbed.fabric.wire import ClassCounters, wire_bps
 
 # pyroute2 lacks bfifo, whose one parameter is that of pfifo.
 plugins["bfifo"] = sched_pfifo
@@ -34,11 +34,6 @@ MODEL_QUEUE_PACKETS = 1000
 KV_QUEUE_S = 0.010
 MAX_KV_QUEUE_BYTES = 1 << 28
 MIN_KV_QUEUE_BYTES = 256 * 1024  # below four full GSO packets a lone flow loses rate
-
-
-def wire_bps(payload_bps: float) -> float:
-    """What the shaper must pass so that full segments carry this payload rate, in bit/s."""
-    return payload_bps * FRAME_BYTES / SEGMENT_BYTES
 
 
 def burst_bytes(payload_bps: float, limit_bytes: int | None) -> int:

@@ -17,3 +17,8 @@ class ClassCounters(msgspec.Struct, frozen=True):
     sent_packets: int
     dropped_packets: int
     backlog_bytes: int
+
+
+def wire_bps(payload_bps: float) -> float:
+    """What the shaper must pass so that full segments carry this payload rate, in bit/s."""
+    return payload_bps * FRAME_BYTES / SEGMENT_BYTES

@@ -7,7 +7,7 @@ Looks of a chain follow so closely that queues of 10 ms reach from one to the ne
 import time
 from collections.abc import Callable, Mapping
 
-from testbed.fabric.shaping import wire_bps
+from testbed.fabric.wire import wire_bps
 from testbed.worlds.network import Network
 from testbed.worlds.samples import Backlogged
 

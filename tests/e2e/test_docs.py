@@ -48,6 +48,12 @@ WALKS = [
 SHOWN = sorted({s.command for page in PAGES if page not in WALKS for s in steps(page)})
 
 
+def ups(page: Path) -> list[str]:
+    """Clusters that a page brings up."""
+    words = [step.command.split() for step in steps(page)]
+    return [Path(word[2]).stem for word in words if word[:2] == ["testbed", "up"]]
+
+
 def play(line: str, folder: Path, cache: Path, *more: str) -> None:
     """Run a command of a page; long ones with fewer agents."""
     words = shlex.split(line)[1:]
@@ -77,11 +83,15 @@ def test_a_page_with_files_works_from_its_beginning_to_its_end(page: Path, tmp_p
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "topologies").symlink_to(ROOT / "topologies")
-    for step in steps(page):
-        if step.file:
-            (folder / step.file).write_text(step.text)
-        else:
-            play(step.command, folder, tmp_path / "cache")
+    try:
+        for step in steps(page):
+            if step.file:
+                (folder / step.file).write_text(step.text)
+            else:
+                play(step.command, folder, tmp_path / "cache")
+    finally:  # a cluster of a page that failed half-way; its name is the experiment's
+        for name in ups(page):
+            subprocess.run([*TESTBED, "down", name], capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("line", [line for line in SHOWN if line.startswith("pytest ")])

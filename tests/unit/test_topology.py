@@ -12,7 +12,8 @@ from testbed.errors import InputError
 from testbed.fabric.addresses import NETWORKS, plan_addresses
 from testbed.fabric.counters import read_links, retransmitted_bytes
 from testbed.fabric.rates import link_rates
-from testbed.fabric.shaping import burst_bytes, kv_queue_bytes, wire_bps
+from testbed.fabric.shaping import burst_bytes, kv_queue_bytes
+from testbed.fabric.wire import wire_bps
 from topologies.dualpath import DualPathTopo, topos
 from topologies.shape import ClusterShape, Port
 
