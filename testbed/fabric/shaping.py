@@ -20,7 +20,7 @@ from testbed.fabric.netlink import (
     attributes,
     encode,
 )
-from testbed.fabric.wire import ClassCounters, wire_bps
+from testbed.fabric.wire import FRAME_BYTES, ClassCounters, wire_bps
 
 # pyroute2 lacks bfifo, whose one parameter is that of pfifo.
 plugins["bfifo"] = sched_pfifo

@@ -57,9 +57,9 @@ def ups(page: Path) -> list[str]:
 def play(line: str, folder: Path, cache: Path, *more: str) -> None:
     """Run a command of a page; long ones with fewer agents."""
     words = shlex.split(line)[1:]
-    if words[0] in ("run", "compare"):
+    if words[0] in ("run", "compare", "isolation"):
         words += ["--require", "functional", *([] if "virtual" in words else SHORTER)]
-    if words[0] in ("run", "compare", "whatif"):
+    if words[0] in ("run", "compare", "whatif", "isolation"):
         words += [word for setting in FEWER for word in ("--set", setting)]
     ended = subprocess.run(
         [*TESTBED, *words, *more], cwd=folder, capture_output=True, text=True, timeout=280,
@@ -74,7 +74,7 @@ def test_a_command_on_a_page_works(line: str, tmp_path: Path) -> None:
     if verb == "explain":  # it looks at a finished run, which has its experiment's name
         before = f"testbed compare topologies/{line.split()[2]}.yaml --world virtual"
         play(before, ROOT, cache, *runs, "--set", "workload.agents=80", "--set", "workload.turns=2")
-    takes_runs = verb in ("run", "compare", "clean", "sweep", "explain")
+    takes_runs = verb in ("run", "compare", "clean", "sweep", "explain", "isolation")
     play(line, ROOT, cache, *(runs if takes_runs else ()))
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from cluster import SMALL, arguments, call
+
+pytestmark = pytest.mark.alone
 
 # It ends by itself, should nobody end it.
 SPIN = "import time\nend = time.monotonic() + 200\nwhile time.monotonic() < end: pass"

@@ -9,6 +9,8 @@ from cluster import SMALL, arguments, call
 
 from testbed.results import parity
 
+pytestmark = pytest.mark.alone
+
 LOAD = ("workload.agents=360", "workload.turns=2", "workload.openings=4")
 
 
