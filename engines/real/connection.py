@@ -1,13 +1,12 @@
-"""One TCP connection of the transport: frames out, frames in, payloads straight into pools.
+"""One TCP connection of the transport: what its frames mean, and how it ends.
 
 The dialler sends HELLO, WRITE, MESSAGE and CLOSING; the accepting host answers ACK and CLOSING.
 """
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import anyio
 
@@ -15,70 +14,23 @@ from engines.errors import TransferError
 from engines.messages import Message
 from engines.real import frames
 from engines.real.frames import ALL_LAYERS, CLASSES, HEADER_BYTES, Doorbell, Header, Kind, Order
-from engines.real.held import Line
-from engines.real.pool import KvPool
+from engines.real.host import Host
+from engines.real.incoming import SCRATCH_BYTES, Incoming
+from engines.real.owed import Owed
 from engines.seams.transport import TrafficClass
 from engines.tally import Tally
 
-SCRATCH_BYTES = 64 << 10
-# Behind a payload of this size the next one is to be expected: reading no more than its header and
-# note into the scratch spares the copy of what the kernel can put in place itself.
-LARGE_BYTES = 16 << 10
-SHORT_READ_BYTES = 256
-# A payload that trickles in wakes us when so much of its rest is there, not for every packet.
-READ_BATCH_BYTES = 256 << 10
-# Acknowledgements leave together at the end of the loop's turn, and before it once they stand for
-# so much: each that leaves alone wakes the peer, and a peer that hears nothing sends nothing.
-ACKNOWLEDGED_BYTES = 2 << 20
 # Several layers' writes may queue before senders wait; each queued byte is only referenced.
 WRITE_QUEUE_BYTES = 4 << 20
 FROM_DIALLER = (Kind.HELLO, Kind.WRITE, Kind.MESSAGE, Kind.CLOSING)
 FROM_ACCEPTOR = (Kind.ACK, Kind.CLOSING)
 
 
-class Host(Protocol):
-    """What a connection asks of the transport that it belongs to."""
-
-    host: str
-    run_id: int
-    epoch: int
-    counts: dict[str, int]
-
-    def pool(self, region: str) -> KvPool:
-        """The registered region; TransferError if there is none of that name."""
-        ...
-
-    def greeted(self, peer: str) -> None:
-        """A peer opened a connection; TransferError if the directory does not know it."""
-        ...
-
-    def line(self, peer: str, traffic_class: TrafficClass) -> Line | None:
-        """Where what comes from a peer is held, if its way has a delay that nobody else makes."""
-        ...
-
-    def deliver(
-        self, peer: str, message: Message, arrived_s: float | None = None, network_ns: int = 0
-    ) -> float:
-        """Queue a message for `receive`; returns the target time of its arrival (None: now)."""
-        ...
-
-    def parted(self, peer: str) -> None:
-        """A peer said goodbye."""
-        ...
-
-    def tally(self, peer: str, traffic_class: TrafficClass) -> Tally:
-        """Where the bytes of this peer and class are counted."""
-        ...
-
-    def lost(self, connection: "Connection", error: TransferError | None) -> None:
-        """A connection is over; without a goodbye, `error` says so."""
-        ...
-
-
-class Connection(asyncio.BufferedProtocol):
+class Connection(Incoming):
     """A protocol of one peer and traffic class; `peer` is known from the start if we dial."""
 
     def __init__(self, host: Host, traffic_class: TrafficClass, peer: str = "") -> None:
+        super().__init__()
         self._host = host
         self._class = traffic_class
         self._bytes_sent = f"bytes_sent_{traffic_class}"
@@ -87,25 +39,35 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = peer
         self._sequence = 0  # of the last frame that the dialler sent, seen from either end
         self._tally = host.tally(peer, traffic_class) if peer else Tally()
-        self._unacknowledged: dict[int, asyncio.Future[float]] = {}
-        self._open = self._farewell = False
-        self._fault: TransferError | None = None
-        self.closed = anyio.Event()
-        self._drained: anyio.Event | None = None
-        self._scratch = bytearray(SCRATCH_BYTES)
-        self._start = self._end = 0
-        self._staging = memoryview(bytearray())
-        self._sink: memoryview | None = None
-        self._filled = 0
-        self._arriving: tuple[Header, Doorbell] | None = None
         self._line = host.line(peer, traffic_class) if peer else None
-        self._eof_seen = False
-        self._read_limit = SCRATCH_BYTES
-        self._woken_at = 1  # bytes that the kernel holds when it says that there are some
-        self._owed: list[bytes] = []  # acknowledgements that have not left yet
-        self._owed_bytes = 0  # payload that they stand for
+        self._unacknowledged: dict[int, asyncio.Future[float]] = {}
+        self._arriving: tuple[Header, Doorbell] | None = None  # the last write
+        self._staging = memoryview(bytearray())  # for payloads that are scattered from there
+        self._open = self._farewell = self._eof_seen = False
+        self._fault: TransferError | None = None
+        self._drained: anyio.Event | None = None
+        self.closed = anyio.Event()
 
     # Sending
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport and bound its queue."""
+        self._loop = asyncio.get_running_loop()
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_QUEUE_BYTES)
+        self._socket = transport.get_extra_info("socket")
+        self._owed = Owed(self._loop, self._send_owed)
+        self._open = True
+
+    def pause_writing(self) -> None:
+        """The queue is long: senders wait."""
+        self._drained = anyio.Event()
+
+    def resume_writing(self) -> None:
+        """The queue is short again."""
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
 
     @property
     def usable(self) -> bool:
@@ -142,38 +104,6 @@ class Connection(asyncio.BufferedProtocol):
         self._unacknowledged[self._sequence] = future
         return self._sequence, future
 
-    def abandon(self, sequence: int) -> None:
-        """Nobody waits for this write any more: cut the connection unless it has arrived.
-
-        What is queued refers to memory that its owner now gives away; sent later, it would
-        carry another request's bytes into a span that is no longer the request's.
-        """
-        if self._unacknowledged.pop(sequence, None) is not None and self.usable:
-            self._cut(
-                TransferError(
-                    f"connection {self} was cut: write {sequence} was given up unacknowledged; "
-                    "repeat what else was under way on it"
-                )
-            )
-
-    def end(self) -> None:
-        """Say goodbye and hang up once everything queued has left; `closed` tells when."""
-        if not self.usable:
-            return
-        self._pay()
-        self._emit(Kind.CLOSING, b"")
-        self._farewell = True
-        if self._dialled:
-            self._transport.write_eof()  # the peer still acknowledges what it receives before it
-        else:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Hang up at once."""
-        self._farewell = True
-        if self._open:
-            self._transport.abort()
-
     def _emit(
         self,
         kind: Kind,
@@ -182,7 +112,6 @@ class Connection(asyncio.BufferedProtocol):
         layer: int = ALL_LAYERS,
         payload: memoryview | bytes = b"",
         order: Order = Order.ROWS,
-        acknowledged: int = 0,
     ) -> None:
         if not self.usable:
             raise TransferError(f"connection {self} is lost; look for the end of its peer")
@@ -190,7 +119,7 @@ class Connection(asyncio.BufferedProtocol):
             self._sequence += 1
         header = frames.pack(
             kind, self._class_index, order, self._host.run_id, self._host.epoch, request, layer,
-            time.monotonic_ns(), acknowledged or self._sequence, len(note), len(payload),
+            time.monotonic_ns(), self._sequence, len(note), len(payload),
         )  # fmt: skip
         if payload:
             self._transport.writelines((header, note, payload))
@@ -203,126 +132,16 @@ class Connection(asyncio.BufferedProtocol):
         self._tally.sent_payload_bytes += len(payload)
         self._tally.sent_frame_bytes += size
 
-    # Callbacks of the loop
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport and bound its queue."""
-        self._loop = asyncio.get_running_loop()
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=WRITE_QUEUE_BYTES)
-        self._socket: socket.socket = transport.get_extra_info("socket")
-        self._open = True
-
-    def pause_writing(self) -> None:
-        """The queue is long: senders wait."""
-        self._drained = anyio.Event()
-
-    def resume_writing(self) -> None:
-        """The queue is short again."""
-        if self._drained is not None:
-            self._drained.set()
-            self._drained = None
-
-    def eof_received(self) -> bool:
-        """The peer sends nothing more; flush acknowledgements and hang up."""
-        if self._line is None:
-            return False
-        self._line.hold(self._see_eof)
-        return True
-
-    def _see_eof(self, _: float) -> None:
-        """All that came before it is acknowledged now."""
-        self._eof_seen = True
-        self._pay()
-        self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end comes behind all that arrived before it, unless this host made it."""
-        if self._line is None or self._fault is not None or self._eof_seen:
-            self._over(exc)
-        else:
-            self._line.hold(lambda _: self._over(exc))
-
-    def _over(self, exc: Exception | None) -> None:
-        """Fail what was under way; tell the transport unless the end was announced."""
-        reason = self._fault
-        partial = self._end > self._start or self._sink is not None
-        if reason is None and (partial or not self._farewell):
-            how = "in the middle of a frame" if partial else "without a goodbye"
-            reason = TransferError(
-                f"connection {self} ended {how} ({exc or 'end of stream'}); "
-                "its peer died or cut it, see that host's log"
-            )
-        over = reason or TransferError(f"connection {self} closed before the acknowledgement")
-        for future in self._unacknowledged.values():
-            if not future.done():
-                future.set_exception(over)
-        self._unacknowledged.clear()
-        self._open = False
-        self.closed.set()
-        self.resume_writing()
-        # A peer that never said a word, like a port probe, is no loss.
-        silent = not self.peer and not partial
-        self._host.lost(self, None if self._fault or silent else reason)
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Where the kernel may put the next bytes: the rest of a payload, or the scratch."""
-        # typeshed asks for a bytearray; the loops take any writable buffer.
-        if self._sink is not None:
-            return cast(bytearray, self._sink[self._filled :])
-        return cast(bytearray, memoryview(self._scratch)[self._end : self._end + self._read_limit])
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what has arrived; any error ends the connection and surfaces in `receive`."""
-        try:
-            if self._sink is None:
-                self._end += nbytes
-            else:
-                self._filled += nbytes
-                if (left := len(self._sink) - self._filled) > 0:
-                    return self._wake_at(min(left, READ_BATCH_BYTES))
-                self._arrived()
-            self._parse()
-        except TransferError as error:
-            self._refuse(error)
-        except Exception as error:  # a callback's exception would vanish in the loop's log
-            self._refuse(TransferError(f"{type(error).__name__} while receiving: {error}"))
+    def _send_owed(self, acks: bytes, count: int) -> None:
+        if self.usable:
+            self._transport.write(acks)
+            self._host.counts["frames_sent"] += count
+            self._host.counts[self._bytes_sent] += len(acks)
+            self._tally.sent_frame_bytes += len(acks)
 
     # Receiving
 
-    def _wake_at(self, size: int) -> None:
-        if size != self._woken_at:
-            self._woken_at = size
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-
-    def _parse(self) -> None:
-        while self._sink is None:
-            have = self._end - self._start
-            if have < HEADER_BYTES:
-                return self._make_room(HEADER_BYTES)
-            header = frames.unpack(self._scratch, self._start)
-            self._check_origin(header)
-            need = HEADER_BYTES + header.note_bytes
-            if have < need:
-                return self._make_room(need)
-            note = memoryview(self._scratch)[self._start + HEADER_BYTES : self._start + need]
-            self._start += need
-            self._host.counts["frames_received"] += 1
-            self._dispatch(header, note)
-
-    def _make_room(self, need: int) -> None:
-        """Move what is there to the front of a scratch that holds `need` bytes, and read them."""
-        self._read_limit = max(self._read_limit, need)
-        if self._start == self._end and need <= len(self._scratch):
-            self._start = self._end = 0
-            return
-        rest = self._scratch[self._start : self._end]
-        if need > len(self._scratch):
-            self._scratch = bytearray(need)
-        self._scratch[: len(rest)] = rest
-        self._start, self._end = 0, len(rest)
-
-    def _check_origin(self, header: Header) -> None:
+    def _check(self, header: Header) -> None:
         host = self._host
         if header.run_id != host.run_id:
             raise TransferError(
@@ -346,7 +165,8 @@ class Connection(asyncio.BufferedProtocol):
         if not self._dialled and header.sequence != self._sequence + 1:
             raise TransferError(f"frame {header.sequence} followed frame {self._sequence}")
 
-    def _dispatch(self, header: Header, note: memoryview) -> None:
+    def _take(self, header: Header, note: memoryview) -> None:
+        self._host.counts["frames_received"] += 1
         if not self._dialled:
             self._sequence = header.sequence
         match header.kind:
@@ -356,7 +176,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._read_limit = SCRATCH_BYTES
                 self._message(header, note)
             case Kind.WRITE:
-                self._begin(header, frames.decode_doorbell(note))
+                bell = frames.decode_doorbell(note)
+                self._arriving = header, bell
+                self._fill(self._place(header, bell))
             case Kind.HELLO:
                 peer = frames.decode_hello(note).host
                 self._host.greeted(peer)
@@ -366,65 +188,10 @@ class Connection(asyncio.BufferedProtocol):
             case _:
                 self._host.parted(self.peer)
                 if self._line is None or self._dialled:
-                    self._farewell = True
+                    self._take_leave()
                 else:  # writes that are held are still to be acknowledged
-                    self._hold(self._take_leave)
+                    self._hold(lambda _: self._take_leave())
         self._tally.received_frame_bytes += HEADER_BYTES + header.note_bytes
-
-    def _take_leave(self, _: float) -> None:
-        self._pay()
-        self._farewell = True
-
-    def _hold(self, release: Callable[[float], object]) -> None:
-        """Do it when it is due; any error ends the connection and surfaces in `receive`."""
-
-        def guarded(due_s: float) -> None:
-            try:
-                release(due_s)
-            except TransferError as error:
-                self._refuse(error)
-            except Exception as error:
-                self._refuse(TransferError(f"{type(error).__name__} while delivering: {error}"))
-
-        assert self._line is not None
-        self._line.hold(guarded)
-
-    def _message(self, header: Header, note: memoryview) -> None:
-        """A plain message is here."""
-        self._deliver(frames.decode_message(note))
-
-    def _deliver(self, message: Message, network_ns: int = 0) -> None:
-        if self._line is None:
-            self._host.deliver(self.peer, message, None, network_ns)
-        else:
-            self._hold(lambda due_s: self._host.deliver(self.peer, message, due_s, network_ns))
-
-    def _acknowledge(self, header: Header, note: memoryview) -> None:
-        future = self._unacknowledged.pop(header.sequence, None)
-        if future is None:
-            raise TransferError(f"acknowledgement of write {header.sequence}, which is not open")
-        self._host.counts["acks"] += 1
-        arrived_s = frames.decode_arrival(note)
-        if self._line is None:
-            _resolve(future, arrived_s)
-        else:  # nobody gives this write up any more: its bytes are there
-            self._line.hold(lambda _: _resolve(future, arrived_s))
-
-    def _begin(self, header: Header, bell: Doorbell) -> None:
-        """Find the payload's place and take the part of it that lies in the scratch already."""
-        self._arriving = header, bell
-        self._sink = self._place(header, bell)
-        size = header.payload_bytes
-        self._read_limit = SHORT_READ_BYTES if size >= LARGE_BYTES else SCRATCH_BYTES
-        self._filled = min(size, self._end - self._start)
-        self._sink[: self._filled] = memoryview(self._scratch)[
-            self._start : self._start + self._filled
-        ]
-        self._start += self._filled
-        if self._filled == size:
-            self._arrived()
-        else:
-            self._start = self._end = 0
 
     def _place(self, header: Header, bell: Doorbell) -> memoryview:
         pool, target = self._host.pool(bell.target.region), bell.target
@@ -444,47 +211,142 @@ class Connection(asyncio.BufferedProtocol):
             self._staging = memoryview(bytearray(size))
         return self._staging[:size]
 
-    def _arrived(self) -> None:
-        """The payload is complete: put it in place, ring the doorbell and acknowledge."""
-        assert self._sink is not None and self._arriving is not None
-        (header, bell), sink = self._arriving, self._sink
-        self._sink = self._arriving = None
+    def _arrived(self, payload: memoryview) -> None:
+        """A write is complete: put it in place, ring the doorbell and acknowledge."""
+        assert self._arriving is not None
+        (header, bell), self._arriving = self._arriving, None
         self._tally.received_payload_bytes += header.payload_bytes
         self._tally.received_frame_bytes += header.payload_bytes
-        self._wake_at(1)
         if header.order == Order.ROWS and header.payload_bytes:
-            self._host.pool(bell.target.region).scatter(bell.target, sink)
+            self._host.pool(bell.target.region).scatter(bell.target, payload)
         if self._line is None:
             self._ring(header, bell.message)
         else:
             self._hold(lambda due_s: self._ring(header, bell.message, due_s))
 
     def _ring(self, header: Header, message: Message, due_s: float | None = None) -> None:
-        arrived_s = self._host.deliver(self.peer, message, due_s)
-        self._acknowledge_soon(header, frames.encode_arrival(arrived_s))
-
-    def _acknowledge_soon(self, header: Header, note: bytes) -> None:
-        if not self._owed:
-            self._loop.call_soon(self._pay)
+        """The doorbell of a write, and its acknowledgement."""
         host = self._host
+        note = frames.encode_arrival(host.deliver(self.peer, message, due_s))
         packed = frames.pack(
             Kind.ACK, self._class_index, Order.ROWS, host.run_id, host.epoch, header.request,
             header.layer, time.monotonic_ns(), header.sequence, len(note), 0,
         )  # fmt: skip
-        self._owed += packed, note
-        self._owed_bytes += header.payload_bytes
-        if self._owed_bytes >= ACKNOWLEDGED_BYTES:
-            self._pay()
+        self._owed.add(packed + note, header.payload_bytes)
 
-    def _pay(self) -> None:
-        """Send the acknowledgements that are owed."""
-        owed, self._owed, self._owed_bytes = self._owed, [], 0
-        if owed and self.usable:
-            data = b"".join(owed)
-            self._transport.write(data)
-            self._host.counts["frames_sent"] += len(owed) // 2
-            self._host.counts[self._bytes_sent] += len(data)
-            self._tally.sent_frame_bytes += len(data)
+    def _acknowledge(self, header: Header, note: memoryview) -> None:
+        future = self._unacknowledged.pop(header.sequence, None)
+        if future is None:
+            raise TransferError(f"acknowledgement of write {header.sequence}, which is not open")
+        self._host.counts["acks"] += 1
+        arrived_s = frames.decode_arrival(note)
+        if self._line is None:
+            _resolve(future, arrived_s)
+        else:  # nobody gives this write up any more: its bytes are there
+            self._line.hold(lambda _: _resolve(future, arrived_s))
+
+    def _message(self, header: Header, note: memoryview) -> None:
+        self._deliver(frames.decode_message(note))
+
+    def _deliver(self, message: Message, network_ns: int = 0) -> None:
+        if self._line is None:
+            self._host.deliver(self.peer, message, None, network_ns)
+        else:
+            self._hold(lambda due_s: self._host.deliver(self.peer, message, due_s, network_ns))
+
+    def _hold(self, release: Callable[[float], object]) -> None:
+        """Do it when it is due; any error ends the connection and surfaces in `receive`."""
+
+        def guarded(due_s: float) -> None:
+            try:
+                release(due_s)
+            except TransferError as error:
+                self._refuse(error)
+            except Exception as error:
+                self._refuse(TransferError(f"{type(error).__name__} while delivering: {error}"))
+
+        assert self._line is not None
+        self._line.hold(guarded)
+
+    # Ending
+
+    def end(self) -> None:
+        """Say goodbye and hang up once everything queued has left; `closed` tells when."""
+        if not self.usable:
+            return
+        self._owed.pay()
+        self._emit(Kind.CLOSING, b"")
+        self._farewell = True
+        if self._dialled:
+            self._transport.write_eof()  # the peer still acknowledges what it receives before it
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Hang up at once."""
+        self._farewell = True
+        if self._open:
+            self._transport.abort()
+
+    def abandon(self, sequence: int) -> None:
+        """Nobody waits for this write any more: cut the connection unless it has arrived.
+
+        What is queued refers to memory that its owner now gives away; sent later, it would
+        carry another request's bytes into a span that is no longer the request's.
+        """
+        if self._unacknowledged.pop(sequence, None) is not None and self.usable:
+            self._cut(
+                TransferError(
+                    f"connection {self} was cut: write {sequence} was given up unacknowledged; "
+                    "repeat what else was under way on it"
+                )
+            )
+
+    def eof_received(self) -> bool:
+        """The peer sends nothing more; flush acknowledgements and hang up."""
+        if self._line is None:
+            return False
+        self._line.hold(self._see_eof)
+        return True
+
+    def _see_eof(self, _: float) -> None:
+        """All that came before it is acknowledged now."""
+        self._eof_seen = True
+        self._owed.pay()
+        self._transport.close()
+
+    def _take_leave(self) -> None:
+        """The peer has said goodbye: it takes acknowledgements that are owed, and nothing else."""
+        self._owed.pay()
+        self._farewell = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end comes behind all that arrived before it, unless this host made it."""
+        if self._line is None or self._fault is not None or self._eof_seen:
+            self._over(exc)
+        else:
+            self._line.hold(lambda _: self._over(exc))
+
+    def _over(self, exc: Exception | None) -> None:
+        """Fail what was under way; tell the transport unless the end was announced."""
+        reason = self._fault
+        if reason is None and (self._partial or not self._farewell):
+            how = "in the middle of a frame" if self._partial else "without a goodbye"
+            reason = TransferError(
+                f"connection {self} ended {how} ({exc or 'end of stream'}); "
+                "its peer died or cut it, see that host's log"
+            )
+        over = reason or TransferError(f"connection {self} closed before the acknowledgement")
+        for future in self._unacknowledged.values():
+            if not future.done():
+                future.set_exception(over)
+        self._unacknowledged.clear()
+        self._open = False
+        self.closed.set()
+        self.resume_writing()
+        # A peer that never said a word, like a port probe, is no loss.
+        silent = not self.peer and not self._partial
+        self._host.lost(self, None if self._fault or silent else reason)
 
     def _refuse(self, error: TransferError) -> None:
         surfaced = TransferError(f"connection {self}: {error}")

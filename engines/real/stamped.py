@@ -29,18 +29,29 @@ class StampedConnection(Connection):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._held: list[tuple[int, Message]] = []
+        self._stamp_ns = 0
 
     def stamped(self, nbytes: int, arrived_ns: int) -> None:
-        """Take what was read at once; the last of it reached this host's kernel at `arrived_ns`.
+        """Take what was read at once; the last of it reached this host's kernel at `arrived_ns`."""
+        self._stamp_ns = arrived_ns
+        self.buffer_updated(nbytes)
+
+    def _parse(self) -> None:
+        try:
+            super()._parse()
+        finally:  # what came before a frame that is refused did come
+            self._deliver_held()
+
+    def _deliver_held(self) -> None:
+        """Messages of one read, which have one stamp.
 
         The kernel keeps one stamp for frames that it joined while we did not look. Each is taken
         to have been no longer under way than the ones behind it.
         """
-        self.buffer_updated(nbytes)
         held, self._held = self._held, []
         shortest_ns, deliveries = None, []
         for sent_ns, message in reversed(held):
-            network_ns = max(0, arrived_ns - sent_ns)
+            network_ns = max(0, self._stamp_ns - sent_ns)
             shortest_ns = network_ns if shortest_ns is None else min(shortest_ns, network_ns)
             deliveries.append((message, shortest_ns))
         for message, network_ns in reversed(deliveries):

@@ -7,6 +7,7 @@ import pytest
 from tcp_hosts import pair, run
 
 from engines.collective import PIECE_BYTES
+from engines.errors import TransferError
 from engines.messages import Barrier
 from engines.real.stamped import StampedConnection, StampedTransport
 from engines.seams.transport import TrafficClass
@@ -87,3 +88,21 @@ def test_a_host_that_dies_is_noticed_on_this_class_too() -> None:
                     await b.receive()
 
     run(main)
+
+
+@pytest.mark.parametrize("uvloop", [True, False])
+def test_what_nobody_takes_ends_the_connection_and_surfaces(uvloop: bool) -> None:
+    async def main() -> None:
+        a, b = pair(inbox_limit=2)
+        async with a, b:
+            for layer in range(3):
+                a.post("b", Barrier(0, layer, 0.0, b""), MODEL)
+            with anyio.fail_after(5):
+                while b.account()["undelivered"] < 3:
+                    await anyio.sleep(0.001)
+            for layer in range(2):
+                assert (await b.receive()).message.layer == layer  # type: ignore[union-attr]
+            with pytest.raises(TransferError, match="2 messages wait on b"):
+                await b.receive()
+
+    run(main, uvloop=uvloop)

@@ -12,8 +12,9 @@ from tcp_hosts import HELLO, ONE_ROW, bell, filled, frame, pair
 from engines.kv import Span
 from engines.messages import Start
 from engines.real import frames
-from engines.real.connection import LARGE_BYTES, SCRATCH_BYTES, Connection
+from engines.real.connection import Connection
 from engines.real.frames import Kind
+from engines.real.incoming import LARGE_BYTES, SCRATCH_BYTES
 from engines.seams.transport import TrafficClass
 
 # The first is large: what follows it is read header by header.
@@ -100,3 +101,26 @@ async def receive_cut(padding: int, cuts: list[int]) -> None:
     assert len(wire.sent) == 2 * (frames.HEADER_BYTES + 8)
     assert pool.array[2:16].tobytes() == whole
     assert pool.array[20:24, 1].tobytes() == layer
+
+
+def test_a_write_right_before_the_goodbye_is_acknowledged() -> None:
+    asyncio.run(receive_a_write_and_a_goodbye())
+
+
+async def receive_a_write_and_a_goodbye() -> None:
+    host, _ = pair(port_base=9000)
+    host.register(filled("hbm", ONE_ROW, 32, 1))
+    connection, wire = Connection(host, TrafficClass.KV), Wire()
+    connection.connection_made(cast(asyncio.Transport, wire))
+    payload = bytes(4 * 320)
+    data = (
+        HELLO
+        + frame(Kind.WRITE, bell(LAYER), sequence=2, payload_bytes=len(payload))
+        + payload
+        + frame(Kind.CLOSING, sequence=3)
+    )
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+    ack = frames.unpack(wire.sent)
+    assert (ack.kind, ack.sequence) == (Kind.ACK, 2)
+    assert not connection.usable
