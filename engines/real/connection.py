@@ -194,7 +194,7 @@ class Connection(Incoming):
         self._tally.received_frame_bytes += HEADER_BYTES + header.note_bytes
 
     def _place(self, header: Header, bell: Doorbell) -> memoryview:
-        pool, target = self._host.pool(bell.target.region), bell.target
+        pool, target = self._host.regions.pool(bell.target.region), bell.target
         frames.check_span(pool.layout, target)
         size = pool.layout.span_bytes(target)
         if header.payload_bytes != size:
@@ -218,7 +218,7 @@ class Connection(Incoming):
         self._tally.received_payload_bytes += header.payload_bytes
         self._tally.received_frame_bytes += header.payload_bytes
         if header.order == Order.ROWS and header.payload_bytes:
-            self._host.pool(bell.target.region).scatter(bell.target, payload)
+            self._host.regions.pool(bell.target.region).scatter(bell.target, payload)
         if self._line is None:
             self._ring(header, bell.message)
         else:

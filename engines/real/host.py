@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 from engines.errors import TransferError
 from engines.messages import Message
 from engines.real.held import Line
-from engines.real.pool import KvPool
+from engines.real.regions import Regions
 from engines.seams.transport import TrafficClass
 from engines.tally import Tally
 
@@ -20,10 +20,7 @@ class Host(Protocol):
     run_id: int
     epoch: int
     counts: dict[str, int]
-
-    def pool(self, region: str) -> KvPool:
-        """The registered region; TransferError if there is none of that name."""
-        ...
+    regions: Regions
 
     def greeted(self, peer: str) -> None:
         """A peer opened a connection; TransferError if the directory does not know it."""

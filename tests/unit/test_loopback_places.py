@@ -133,7 +133,8 @@ def test_transports_meet_at_their_places_and_both_count_what_moved(whole: bool) 
             assert (await buffer.receive()).message == ReadDone(3, target)
             size = 4 * ONE_ROW.block_bytes
             assert (
-                buffer.pool("dram").array[:4].tobytes() == storage.pool("disk").array[:4].tobytes()
+                buffer.regions.pool("dram").array[:4].tobytes()
+                == storage.regions.pool("disk").array[:4].tobytes()
             )
             (sent,) = storage.tallies()
             (got,) = buffer.tallies()

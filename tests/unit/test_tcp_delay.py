@@ -67,7 +67,7 @@ def test_bytes_go_into_place_while_their_doorbells_wait() -> None:
 
             for number in range(BLOCKS):
                 tasks.start_soon(write, number)
-            source, target = a.pool("src").array, b.pool("dst").array
+            source, target = a.regions.pool("src").array, b.regions.pool("dst").array
             await until(lambda: np.array_equal(source, target))
             # All of them crossed the link in less than one delay: nobody waited for an earlier one.
             assert b.account()["held"] == BLOCKS
