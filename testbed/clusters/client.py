@@ -99,20 +99,19 @@ class Cluster:
             try:
                 sock.connect(names.address(self.name))
                 sock.sendall(protocol.encode(request))
-                message, fds, _, _ = socket.recv_fds(sock, protocol.LIMIT_BYTES, 8)
+                answered = protocol.receive_reply(sock)
             except OSError as error:
                 raise RunFailed(
                     f"cluster {self.name} does not answer ({error}); it is ending, or stopped"
                 ) from error
-        if not message:
-            raise RunFailed(f"cluster {self.name} ended before it answered")
-        try:
-            reply = protocol.replies.decode(message)
-        except msgspec.MsgspecError as error:
-            raise RunFailed(
-                f"cluster {self.name} is of another version of the testbed: testbed down "
-                f"{self.name}, and bring it up again"
-            ) from error
+            except msgspec.MsgspecError as error:
+                raise RunFailed(
+                    f"cluster {self.name} is of another version of the testbed: testbed down "
+                    f"{self.name}, and bring it up again"
+                ) from error
+        if answered is None:
+            raise RunFailed(f"cluster {self.name} ended before it answered; see testbed status")
+        reply, fds = answered
         if isinstance(reply, Refused):
             raise _ERRORS.get(reply.exit_code, RunFailed)(reply.message)
         return reply, fds

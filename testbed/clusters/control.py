@@ -1,11 +1,15 @@
 """PID 1's end of a cluster's control socket: what is asked is carried out between two looks."""
 
 import os
+import selectors
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from scheduler.errors import DualPathError
 from testbed.clusters import protocol
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 
 CONTROL_ENV = "DUALPATH_CONTROL_FD"
 LAB = "lab"  # where the switches are
-ASK_S = 0.5  # how long a caller may take to say what it wants
+MOST_CALLERS = 64  # at a time that have said nothing yet
 Answer = tuple[Reply, list[int]]
 
 
@@ -61,6 +65,9 @@ class Control:
         ]
         self.phase = "starting"
         self.changes: list[Change] = []
+        self._callers: list[socket.socket] = []  # that have not said yet what they want
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
         self._handlers: dict[type[Any], Callable[[Any], Answer]] = {
             Look: self._look,
             Enter: self._enter,
@@ -72,23 +79,47 @@ class Control:
         }
 
     def fileno(self) -> int:
-        """For a selector."""
-        return self._listener.fileno()
+        """For a selector: readable when somebody calls, or says what it wants."""
+        return self._selector.fileno()
 
     def serve(self) -> None:
-        """Answer one caller; SystemExit once the cluster is to end."""
-        caller, _ = self._listener.accept()
-        with caller:
-            caller.settimeout(ASK_S)
-            try:
-                message = caller.recv(protocol.LIMIT_BYTES)
-                if not message or not _is_ours(caller):
-                    return
+        """Answer whoever has asked, waiting for nobody; SystemExit once the cluster is to end."""
+        for key, _ in self._selector.select(0):
+            if key.fileobj is self._listener:
+                self._accept()
+            else:
+                self._hear(key.data)
+
+    def _accept(self) -> None:
+        try:
+            caller, _ = self._listener.accept()
+        except OSError:  # it is gone again
+            return
+        if not _is_ours(caller):
+            return caller.close()
+        caller.setblocking(False)
+        self._selector.register(caller, selectors.EVENT_READ, caller)
+        self._callers.append(caller)
+        if len(self._callers) > MOST_CALLERS:  # the one that has been silent for longest
+            self._dismiss(self._callers[0])
+
+    def _dismiss(self, caller: socket.socket) -> None:
+        self._callers.remove(caller)
+        self._selector.unregister(caller)
+        caller.close()
+
+    def _hear(self, caller: socket.socket) -> None:
+        asked: Request | None = None
+        try:
+            if message := caller.recv(protocol.LIMIT_BYTES):
                 asked = protocol.requests.decode(message)
-                reply, fds = self._answer(asked)
-                _send(caller, reply, fds)
-            except OSError:
-                return  # the caller is gone, or too slow
+                protocol.send_reply(caller, *self._answer(asked))
+        except msgspec.MsgspecError as error:
+            protocol.send_reply(caller, _malformed(self._about.name, error), [])
+        except OSError:
+            pass  # the caller is gone
+        finally:
+            self._dismiss(caller)
         if isinstance(asked, Down):
             sys.exit(0)
 
@@ -97,6 +128,14 @@ class Control:
             return self._handlers[type(asked)](asked)
         except DualPathError as error:
             return Refused(str(error), int(getattr(error, "exit_code", 1))), []
+        except Exception as error:  # whatever a caller brings about, the cluster goes on
+            traceback.print_exc()
+            return Refused(
+                f"cluster {self._about.name} could not carry out {type(asked).__name__}: "
+                f"{type(error).__name__}: {error}; its log says where: testbed logs "
+                f"{self._about.name} --host {LAB}",
+                1,
+            ), []
 
     def _look(self, _: Look) -> Answer:
         fabric = self._fabric
@@ -136,11 +175,12 @@ class Control:
         return self._changed("link", words)
 
     def _reset(self, asked: ResetLinks) -> Answer:
-        if asked.owner is None or asked.nic is None:
+        which = "all links"
+        if asked.owner is None and asked.nic is None:
             self._fabric.reset()
         else:
-            self._fabric.reset_link((asked.owner, asked.nic))
-        which = "all links" if asked.owner is None else f"{asked.owner}:{asked.nic}"
+            which = f"{asked.owner}:{asked.nic}"
+            self._fabric.reset_link((str(asked.owner), str(asked.nic)))
         return self._changed("link", f"{which} as in the topology")
 
     def _set_qos(self, asked: SetQos) -> Answer:
@@ -186,6 +226,8 @@ def inherited_listener() -> socket.socket:
         raise EnvironmentUnfit("no control socket was handed on; start clusters by testbed up")
     listener = socket.socket(fileno=int(value))
     listener.set_inheritable(False)
+    # A host process that still held it would have callers wait for an answer from nobody.
+    os.register_at_fork(after_in_child=listener.close)
     return listener
 
 
@@ -197,9 +239,9 @@ def _is_ours(caller: socket.socket) -> bool:
     return uid == os.getuid()
 
 
-def _send(caller: socket.socket, reply: Reply, fds: list[int]) -> None:
-    try:
-        socket.send_fds(caller, [protocol.encode(reply)], fds)
-    finally:
-        for fd in fds:
-            os.close(fd)
+def _malformed(name: str, error: msgspec.MsgspecError) -> Refused:
+    return Refused(
+        f"cluster {name} did not understand what it was asked ({error}); it is of another version "
+        f"of the testbed: testbed down {name}, and bring it up again",
+        1,
+    )

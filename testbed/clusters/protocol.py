@@ -1,5 +1,8 @@
 """What is asked of a live cluster, and what it answers: one message each way on a connection."""
 
+import os
+import socket
+
 import msgspec
 
 from testbed.fabric.addresses import NicAddress
@@ -7,7 +10,8 @@ from testbed.fabric.counters import LinkClasses, LinkCounters
 from testbed.fabric.linkstate import LinkState
 from testbed.worlds.plan import WirePlan
 
-LIMIT_BYTES = 1 << 20
+LIMIT_BYTES = 1 << 16  # of a request; replies have none
+MOST_FDS = 8
 
 
 class About(msgspec.Struct, frozen=True):
@@ -143,3 +147,31 @@ Reply = View | Done | Refused
 encode = msgspec.msgpack.encode
 requests = msgspec.msgpack.Decoder(Request)
 replies = msgspec.msgpack.Decoder(Reply)
+
+
+def send_reply(caller: socket.socket, reply: Reply, fds: list[int]) -> None:
+    """Answer without waiting for the caller, and close the descriptors that go with it.
+
+    The reply itself lies in a file of memory that is the first descriptor: a message has a limit,
+    which the view of a large cluster is beyond. Raises OSError if the caller is gone.
+    """
+    held = os.memfd_create("reply", os.MFD_CLOEXEC)
+    try:
+        with open(held, "wb", closefd=False) as file:
+            file.write(encode(reply))
+        socket.send_fds(caller, [b"R"], [held, *fds])
+    finally:
+        for fd in (held, *fds):
+            os.close(fd)
+
+
+def receive_reply(sock: socket.socket) -> tuple[Reply, list[int]] | None:
+    """What was answered, and what came with it; None if the other end hung up instead.
+
+    Raises OSError, and msgspec's errors for what is no reply.
+    """
+    message, fds, _, _ = socket.recv_fds(sock, 1, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+    if not message or not fds:
+        return None
+    with open(fds[0], "rb") as file:
+        return replies.decode(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)), fds[1:]
