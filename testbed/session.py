@@ -17,7 +17,8 @@ from testbed.ideal import as_played, require_io
 from testbed.owner import cache_folder as cache_folder
 from testbed.policies import Chosen
 from testbed.results.events import EVENTS, write_events
-from testbed.results.metrics import RunData, measure
+from testbed.results.metrics import measure
+from testbed.results.rundata import RunData
 from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import join, judge
 from testbed.reuse import keep, reuse

@@ -17,7 +17,6 @@ VERSION: Final = 1
 NOTE_LIMIT_BYTES: Final = 4 << 20
 ALL_LAYERS: Final = -1
 CLASSES: Final = (TrafficClass.MODEL, TrafficClass.KV, TrafficClass.CTRL)
-DSCP: Final = {TrafficClass.MODEL: 46, TrafficClass.KV: 8, TrafficClass.CTRL: 48}
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ import socket
 import msgspec
 
 from engines.errors import TransferError
-from engines.real.frames import CLASSES, DSCP
-from engines.seams.transport import TrafficClass
+from engines.real.frames import CLASSES
+from engines.seams.transport import DSCP, TrafficClass
 
 DATA_NETWORKS = ("storage", "compute")
 CONTROL_NETWORK = "mgmt"

@@ -25,6 +25,9 @@ class TrafficClass(StrEnum):
     CTRL = "ctrl"  # CS6, 48: control
 
 
+DSCP = {TrafficClass.MODEL: 46, TrafficClass.KV: 8, TrafficClass.CTRL: 48}
+
+
 class Write(msgspec.Struct, frozen=True):
     """Source and target spans hold the same number of tokens and layers, token by token."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from engines.real.frames import CLASSES, DSCP
+from engines.real.frames import CLASSES
+from engines.seams.transport import DSCP
 from testbed.capture.reader import CaptureFile
 from testbed.capture.records import FlowAccount, Frame, mark_name
 from testbed.capture.segments import ACK, Flow, Seen, look

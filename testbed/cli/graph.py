@@ -12,7 +12,7 @@ from testbed.clusters.client import Cluster
 from testbed.clusters.svg import svg
 from testbed.errors import InputError
 from testbed.spec import load_experiment
-from testbed.worlds.wires import rates_of, wire_plan
+from testbed.worlds.wires import wire_plan
 
 FORMATS: dict[str, Callable[[graph.Graph], str]] = {
     "svg": svg, "mermaid": graph.mermaid, "dot": graph.dot,
@@ -62,7 +62,7 @@ def _by_suffix(output: Path | None) -> str:
 def _of_file(path: Path) -> graph.Graph:
     experiment = load_experiment(path, [])
     wires = wire_plan(experiment)
-    return graph.planned(path.stem, wires, rates_of(wires).payload_bps)
+    return graph.planned(path.stem, wires, wires.rates().payload_bps)
 
 
 def _of_live(name: str | None, seconds: float) -> graph.Graph:

@@ -4,15 +4,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from engines.seams.transport import DSCP, TrafficClass
 from testbed.cli.clusters import cluster_option
 from testbed.cli.output import print_json
 from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import View
 from testbed.errors import InputError
 from testbed.fabric.counters import LinkClasses
+from testbed.fabric.wire import KV_CLASS, MODEL_CLASS
 
-DSCP = {"MODEL": 46, "KV": 8, "CTRL": 48}
-NAMES = {"1:10": "MODEL, CTRL", "1:20": "KV, rest"}
+NAMES = {MODEL_CLASS: "MODEL, CTRL", KV_CLASS: "KV, rest"}
 
 
 @click.group("qos")
@@ -68,8 +69,8 @@ def _port(text: str) -> tuple[str, int]:
 def _dscp(word: str) -> int | None:
     if word.lower() == "none":
         return None
-    if word.upper() in DSCP:
-        return DSCP[word.upper()]
+    if word.lower() in DSCP:
+        return DSCP[TrafficClass(word.lower())]
     if word.isdigit() and int(word) < 64:
         return int(word)
     raise InputError(f"class {word!r}: use MODEL, KV, CTRL, none, or a DSCP from 0 to 63")

@@ -12,6 +12,7 @@ from testbed.clusters import names
 from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import LinkView, View
 from testbed.errors import RunFailed
+from testbed.fabric.wire import MODEL_CLASS
 
 
 @click.command("status")
@@ -95,6 +96,6 @@ def _of_classes(link: LinkView) -> tuple[str, str]:
     if link.classes is None:
         return "", ""
     ends = (link.classes.sent, link.classes.received)
-    out, into = (end["1:10"].sent_bytes if "1:10" in end else 0 for end in ends)
+    out, into = (end[MODEL_CLASS].sent_bytes if MODEL_CLASS in end else 0 for end in ends)
     dropped = sum(counted.dropped_packets for end in ends for counted in end.values())
     return _mb((out, into)), str(dropped)

@@ -13,12 +13,13 @@ from testbed.fabric import calibrate, netlink
 from testbed.fabric.addresses import HostNet, NicAddress, plan_addresses
 from testbed.fabric.counters import LinkClasses, LinkCounters, read_links
 from testbed.fabric.delay import netem_works
-from testbed.fabric.links import End, Links, Setting, check_setting, nearest
+from testbed.fabric.links import End, Links, Setting, check_setting
 from testbed.fabric.linkstate import LinkId, LinkState
 from testbed.fabric.marks import Mark, Marks
 from testbed.fabric.namespaces import joined, require_private
 from testbed.fabric.nodes import NamespaceHost, Plan, VethLink, build_net
 from testbed.fabric.rates import LinkRates
+from testbed.yamlfile import nearest
 
 if TYPE_CHECKING:
     from mininet.net import Mininet
@@ -299,7 +300,7 @@ class Fabric:
     def host(self, name: str) -> HostNet:
         """The host of that name; raises InputError that names the nearest."""
         if name not in self.hosts:
-            raise InputError(f"no host {name}; the nearest is {nearest(name, self.hosts)}")
+            raise InputError(f"no host {name}; {nearest(name, list(self.hosts), 'host')}")
         return self.hosts[name]
 
 

@@ -6,6 +6,7 @@ from socket import htons
 
 from pyroute2.netlink.rtnl.tcmsg import cls_u32, tcmsg
 
+from engines.seams.transport import DSCP, TrafficClass
 from testbed.fabric.netlink import (
     CREATE,
     NLM_F_REQUEST,
@@ -15,7 +16,8 @@ from testbed.fabric.netlink import (
 )
 
 HTB = 0x10000
-DSCP_OF_MODEL = (46, 48)  # EF of collectives, CS6 of control
+# Control shares the queue of collectives: both are small, and neither may wait for KV.
+DSCP_OF_MODEL = (DSCP[TrafficClass.MODEL], DSCP[TrafficClass.CTRL])
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _IPV4 = 0x0800
 _DSCP_PRIORITY, _PORT_PRIORITY = 2, 1  # the lower number is asked first

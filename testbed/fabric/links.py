@@ -1,6 +1,5 @@
 """The data links of a fabric while it lives: their rates, delays and classes, at both ends."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 
@@ -22,6 +21,7 @@ from testbed.fabric.shaping import (
     unshape,
 )
 from testbed.fabric.wire import ClassCounters
+from testbed.yamlfile import nearest
 
 MAX_DELAY_S = 10.0
 
@@ -85,8 +85,8 @@ class Links:
         link_id = (link_id[0], link_id[1])
         if link_id not in self.of:
             known = [":".join(one) for one in self.of]
-            near = nearest(":".join(link_id), known)
-            raise InputError(f"no data link {':'.join(link_id)}; the nearest is {near}")
+            name = ":".join(link_id)
+            raise InputError(f"no data link {name}; {nearest(name, known, 'link')}")
         return self.of[link_id]
 
     def build(self, link_id: LinkId, name: str, index: int) -> list[Request]:
@@ -205,11 +205,6 @@ class Links:
                 waiting[switch.socket].get(switch.index, 0),
             )
         return found
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word most like another, for an error's message."""
-    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
 
 
 def check_setting(name: str, new: Setting, netem: bool) -> None:

@@ -7,9 +7,10 @@ import msgspec
 from testbed.errors import InputError
 from testbed.fabric.addresses import HostNet
 from testbed.fabric.filters import DSCP_OF_MODEL, PROTOCOLS, by_port
-from testbed.fabric.links import Links, nearest
+from testbed.fabric.links import Links
 from testbed.fabric.nftables import Rewrite, nftables_work, rewrite_dscp
 from testbed.fabric.shaping import KV, MODEL
+from testbed.yamlfile import nearest
 
 MAX_PORT, MAX_DSCP = 65535, 63
 Key = tuple[str | None, str, int]
@@ -70,7 +71,7 @@ class Marks:
 
     def _check(self, host: str | None, proto: str, port: int, dscp: int) -> None:
         if host is not None and host not in self._hosts:
-            raise InputError(f"no host {host}; the nearest is {nearest(host, self._hosts)}")
+            raise InputError(f"no host {host}; {nearest(host, list(self._hosts), 'host')}")
         if proto not in PROTOCOLS:
             raise InputError(f"no ports of protocol {proto!r} can be marked; use tcp or udp")
         if not 1 <= port <= MAX_PORT:

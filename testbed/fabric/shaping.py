@@ -20,13 +20,13 @@ from testbed.fabric.netlink import (
     attributes,
     encode,
 )
-from testbed.fabric.wire import FRAME_BYTES, ClassCounters, wire_bps
+from testbed.fabric.wire import FRAME_BYTES, KV_CLASS, MODEL_CLASS, ClassCounters, wire_bps
 
 # pyroute2 lacks bfifo, whose one parameter is that of pfifo.
 plugins["bfifo"] = sched_pfifo
 
 ROOT, LINK, MODEL, KV = 0x10000, 0x10001, 0x10010, 0x10020
-CLASS_NAMES = {MODEL: "1:10", KV: "1:20"}
+CLASS_NAMES = {MODEL: MODEL_CLASS, KV: KV_CLASS}
 KV_SHARE = 0.01
 QUANTUM_BYTES = 60_000
 MIN_BURST_BYTES = 2 * FRAME_BYTES

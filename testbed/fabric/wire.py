@@ -5,6 +5,7 @@ import msgspec
 FRAME_BYTES = 1514  # on the wire at MTU 1500
 SEGMENT_BYTES = 1448  # of them TCP payload, with timestamps
 HEADER_BYTES = FRAME_BYTES - SEGMENT_BYTES
+MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree, as `tc` writes them
 
 
 class ClassCounters(msgspec.Struct, frozen=True):
@@ -17,6 +18,11 @@ class ClassCounters(msgspec.Struct, frozen=True):
     sent_packets: int
     dropped_packets: int
     backlog_bytes: int
+
+    @property
+    def payload_bytes(self) -> int:
+        """Without Ethernet, IP and TCP headers; pure ACKs are 0."""
+        return self.sent_bytes - HEADER_BYTES * self.sent_packets
 
 
 def wire_bps(payload_bps: float) -> float:

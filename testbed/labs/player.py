@@ -18,7 +18,8 @@ from scheduler.lookup import lookup
 from testbed.bound import Reads, bound
 from testbed.labs.watched import Choices, Record, watch
 from testbed.policies import choose_one
-from testbed.results.metrics import RunData, measure
+from testbed.results.metrics import measure
+from testbed.results.rundata import RunData
 from testbed.results.schema import PolicyResult
 from testbed.results.verdict import PASSED, judge
 from testbed.spec import Experiment, load_experiment

@@ -7,16 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from engines.seams.transport import DSCP
 from testbed.cli.clusters import link_id, rate_bps, time_s
 from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import LinkView, View
 from testbed.errors import InputError, RunFailed
 from testbed.fabric.addresses import NicAddress
-from testbed.fabric.wire import HEADER_BYTES, ClassCounters
+from testbed.fabric.wire import KV_CLASS, MODEL_CLASS, ClassCounters
 from testbed.yamlfile import nearest
 
-HANDLES = {"MODEL": "1:10", "KV": "1:20"}
-DSCP = {"MODEL": 46, "KV": 8, "CTRL": 48}
+HANDLES = {"MODEL": MODEL_CLASS, "KV": KV_CLASS}
+DSCP_OF = {str(one).upper(): dscp for one, dscp in DSCP.items()}
 POLL_S = 0.05
 LISTENING = "0A"  # proc_net_tcp(5)
 
@@ -105,7 +106,9 @@ class Network:
         self, port: int, traffic_class: str | None, *, proto: str = "tcp", host: str | None = None
     ) -> None:
         """Have packets of a port marked MODEL, KV or CTRL, for programs that cannot mark."""
-        dscp = None if traffic_class is None else DSCP[traffic_class]
+        if traffic_class is not None and traffic_class not in DSCP_OF:
+            raise InputError(f"class {traffic_class!r}: use {', '.join(DSCP_OF)}, or None")
+        dscp = None if traffic_class is None else DSCP_OF[traffic_class]
         self.cluster.mark(proto, port, dscp, host)
 
     def capture(self, link: str) -> Path:
@@ -233,4 +236,4 @@ def _payloads(view: View) -> dict[tuple[str, str], tuple[int, int]]:
 def _payload(counted: ClassCounters | None) -> int:
     if counted is None:
         return 0
-    return counted.sent_bytes - HEADER_BYTES * counted.sent_packets
+    return counted.payload_bytes

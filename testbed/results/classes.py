@@ -6,8 +6,8 @@ wrong, and no capture is needed to see it.
 
 from collections import Counter
 
-from testbed.results.metrics import RunData
-from testbed.worlds.samples import KV_CLASS, MODEL_CLASS
+from testbed.fabric.wire import KV_CLASS, MODEL_CLASS
+from testbed.results.rundata import RunData
 
 MANAGEMENT = "mgmt"  # control; these links have no classes
 CLASS_OF = {MODEL_CLASS: "model", KV_CLASS: "kv"}

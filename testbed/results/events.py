@@ -11,7 +11,7 @@ from engines.agents import TurnRecord
 from engines.service import Decided
 from testbed.errors import InputError
 from testbed.jsontext import decode
-from testbed.results.metrics import RunData
+from testbed.results.rundata import RunData
 
 EVENTS = "events.jsonl"  # in each policy's folder of a run
 

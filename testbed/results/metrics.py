@@ -1,27 +1,24 @@
 """From what hosts and kernel wrote down to the numbers of one policy's run."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from engines.agents import TurnRecord
-from engines.config import DecodeConfig, PrefillConfig, ServiceConfig, StorageConfig
-from engines.prefill_turn import Forward
 from scheduler.types import Decision
 from testbed.bound import Bound
 from testbed.errors import RunFailed
+from testbed.fabric.wire import KV_CLASS, MODEL_CLASS
 from testbed.results import ledger
-from testbed.results.balance import balance, snic_rates
+from testbed.results.balance import balance
 from testbed.results.collectives import collectives
-from testbed.results.dram import Cached, cached, expected_share, shares
+from testbed.results.dram import Cached, expected_share, shares
+from testbed.results.nodes import node_shares, snic_payload_per_s
+from testbed.results.rundata import RunData
 from testbed.results.schema import (
     Emulated,
     NetworkChange,
-    NodeShares,
     PolicyResult,
     SchedulerRestart,
     Spread,
@@ -38,80 +35,6 @@ from testbed.results.windows import (
     turns_not_begun,
 )
 from testbed.workload import Load
-from testbed.worlds import account
-from testbed.worlds.account import HostAccount, TurnTruth
-from testbed.worlds.others import Program
-from testbed.worlds.plan import LabPlan
-from testbed.worlds.samples import KV_CLASS, MODEL_CLASS, Samples
-
-OTHERS = "others.msgpack"  # in a run's folder: what else ran on the machine
-
-
-class RunData(msgspec.Struct, dict=True):
-    """Everything that a run left.
-
-    In the virtual world `wall_s` is what `virtual_s` target seconds took; elsewhere both are 0.
-    `others` are the programs that used most of the machine beside it.
-    """
-
-    plan: LabPlan
-    accounts: dict[str, HostAccount]
-    samples: Samples
-    truths: list[TurnTruth]
-    wall_s: float = 0.0
-    virtual_s: float = 0.0
-    others: list[Program] = []
-
-    @property
-    def turns(self) -> list[TurnRecord]:
-        """Every turn as its client saw it."""
-        return self.accounts["agents"].turns
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether links told classes apart, all the time."""
-        changed = any(change.kind == "qos" for change in self.samples.changes)
-        return self.plan.wires.qos and not changed
-
-    @cached_property
-    def decisions(self) -> dict[int, Decision]:
-        """The scheduler's decisions by request."""
-        decided = self.accounts["sched"].decided
-        return {entry.decision.request_id: entry.decision for entry in decided}
-
-    @cached_property
-    def cached(self) -> Cached:
-        """What came out of DRAM caches, by request and side."""
-        return cached(self.plan, self.accounts)
-
-    @property
-    def engine_hosts(self) -> dict[str, str]:
-        """The host behind each engine name."""
-        for host in self.plan.hosts:
-            if isinstance(host.role, ServiceConfig):
-                return host.role.engine_hosts
-        raise RunFailed("the plan of this run names no scheduler host; run it again")
-
-    @property
-    def storages(self) -> tuple[str, ...]:
-        """The storage hosts' names."""
-        return tuple(h.name for h in self.plan.hosts if isinstance(h.role, StorageConfig))
-
-
-def load(folder: Path) -> RunData:
-    """Read a run's folder."""
-    others = folder / OTHERS
-    return RunData(
-        msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan),
-        account.read_all(folder / "accounts"),
-        msgspec.msgpack.decode((folder / "samples.msgpack").read_bytes(), type=Samples),
-        account.read_truths(folder / "truth"),
-        others=(
-            msgspec.msgpack.decode(others.read_bytes(), type=list[Program])
-            if others.exists()
-            else []
-        ),
-    )
 
 
 def measure(
@@ -135,10 +58,10 @@ def measure(
     if open_loop and steady:  # arrivals come in no clumps, and these may not beat what was offered
         throughput = len(steady) / (window[1] - window[0])
     offered = offered_turns_per_s(config, run.turns, window)
-    snic = _snic_payload_per_s(run, window)
+    snic = snic_payload_per_s(run, window)
     decided = [run.decisions[t.request.id] for t in steady if t.request.id in run.decisions]
     from_dram, dram_hits = shares(decided, run.cached, config.block_tokens)
-    nodes = _nodes(run, window, snic, from_dram)
+    nodes = node_shares(run, window, snic, from_dram)
     prefill = [shares for name, shares in nodes.items() if name.startswith("pe")]
     lines = port_lines(run)
     ttft = spread([turn.first_token_s - turn.submitted_s for turn in done])
@@ -296,113 +219,3 @@ def delay_late_s(run: RunData) -> float:
 
 def _times(values: Spread, factor: float) -> Spread:
     return Spread(values.mean * factor, values.p50 * factor, values.p99 * factor)
-
-
-def _snic_payload_per_s(run: RunData, window: tuple[float, float]) -> dict[str, float]:
-    """Bytes per real second into each node's SNIC over the window, by kernel counters."""
-    nodes, rates = snic_rates(run.plan, run.samples, window)
-    return {node: float(rate) for node, rate in zip(nodes, rates[0], strict=True)}
-
-
-def _nodes(
-    run: RunData,
-    window: tuple[float, float],
-    snic: dict[str, float],
-    from_dram: dict[str, float],
-) -> dict[str, NodeShares]:
-    wires = run.plan.wires
-    rates = {node: wires.snic_overrides_bps.get(f"{node}-buf", wires.snic_bps) / 8 for node in snic}
-    gpu: dict[str, list[tuple[float, float]]] = {node: [] for node in snic}
-    spans = _decode_spans(run)
-    for host in run.plan.hosts:
-        role = host.role
-        if isinstance(role, PrefillConfig):
-            forwards = run.accounts[role.host].forwards
-            node = role.lanes[0].split("/")[0]
-            gpu[node].append(_prefill_shares(forwards, len(role.lanes), window))
-        elif isinstance(role, DecodeConfig):
-            node = role.lanes[0].split("/")[0]
-            gpu[node].append((_decode_share(spans, role.lanes, window), 0.0))
-    held = _hbm_held(run, window)
-    return {
-        node: NodeShares(
-            snic[node] / rates[node],
-            float(np.mean([busy for busy, _ in gpu[node]])),
-            max(0.0, float(np.mean([waiting for _, waiting in gpu[node]]))),
-            held.get(node, 0.0),
-            from_dram.get(node, 0.0),
-        )
-        for node in sorted(snic, key=lambda name: (name[:2] != "pe", int(name[2:])))
-    }
-
-
-def _prefill_shares(
-    forwards: Sequence[Forward], lanes: int, window: tuple[float, float]
-) -> tuple[float, float]:
-    """Busy and waiting for KV: forwards count as far as they lie in the window."""
-    length_s = max(window[1] - window[0], 1e-9)
-    busy_s = waiting_s = 0.0
-    before_s = 0.0
-    for forward in forwards:
-        span_s = forward.end_s - forward.begin_s
-        inside_s = _overlap(window, (forward.begin_s, forward.end_s))
-        if span_s > 0:
-            busy_s += sum(forward.lanes_s) / lanes * inside_s / span_s
-            waits_s = span_s - forward.compute_s + forward.hungry_s / lanes
-            waiting_s += waits_s * inside_s / span_s
-        if forward.starved:
-            waiting_s += _overlap(window, (before_s, forward.begin_s))
-        before_s = forward.end_s
-    return busy_s / length_s, waiting_s / length_s
-
-
-def _hbm_held(run: RunData, window: tuple[float, float]) -> dict[str, float]:
-    """Share of each decode node's HBM that contexts held, from decode's start to its end."""
-    capacity: Counter[str] = Counter()
-    for host in run.plan.hosts:
-        if isinstance(host.role, DecodeConfig):
-            node = host.role.lanes[0].split("/")[0]
-            capacity[node] += len(host.role.lanes) * host.role.lane_tokens
-    held: Counter[str] = Counter()
-    decisions = run.decisions
-    for turn in run.turns:
-        decision = decisions.get(turn.request.id)
-        if turn.done_s and decision is not None:
-            seconds = _overlap(window, (turn.decode_start_s, turn.done_s))
-            held[decision.de.split("/")[0]] += round(turn.request.context_tokens * seconds)
-    length_s = max(window[1] - window[0], 1e-9)
-    return {node: held[node] / tokens / length_s for node, tokens in capacity.items()}
-
-
-def _decode_spans(run: RunData) -> dict[str, list[tuple[float, float]]]:
-    """When each lane had a sequence in decode, one span a turn."""
-    decisions = run.decisions
-    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for turn in run.turns:
-        decision = decisions.get(turn.request.id)
-        if turn.done_s and decision is not None:
-            spans[decision.de].append((turn.decode_start_s, turn.done_s))
-    return spans
-
-
-def _decode_share(
-    spans: Mapping[str, list[tuple[float, float]]],
-    lanes: tuple[str, ...],
-    window: tuple[float, float],
-) -> float:
-    """Share of lane time with at least one sequence in decode."""
-    busy_s = sum(_union_s(spans.get(lane, []), window) for lane in lanes)
-    return busy_s / len(lanes) / max(window[1] - window[0], 1e-9)
-
-
-def _union_s(spans: list[tuple[float, float]], window: tuple[float, float]) -> float:
-    total = 0.0
-    reached = window[0]
-    for begin, end in sorted(spans):
-        total += max(0.0, min(end, window[1]) - max(begin, reached))
-        reached = max(reached, end)
-    return total
-
-
-def _overlap(window: tuple[float, float], span: tuple[float, float]) -> float:
-    return max(0.0, min(window[1], span[1]) - max(window[0], span[0]))

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from testbed.fabric.wire import MODEL_CLASS
 from testbed.results.schema import Sign, Timing
 from testbed.worlds.plan import LabPlan
-from testbed.worlds.samples import MODEL_CLASS, Sample
+from testbed.worlds.samples import Sample
 
 if TYPE_CHECKING:
-    from testbed.results.metrics import RunData
+    from testbed.results.rundata import RunData
 
 Span = tuple[float, float]  # on the machine's monotonic clock
 Told = tuple[Sign, str, str]  # what is the matter in words, and what to change

@@ -7,33 +7,15 @@ import numpy as np
 
 from engines.config import BufferConfig
 from testbed.cluster import SNICS
-from testbed.fabric.rates import link_rates
 from testbed.worlds.plan import LabPlan, WirePlan
 from testbed.worlds.samples import Samples
-from topologies.shape import ClusterShape
 
 DRAM = "dram"
 
 
 def capacities(wires: WirePlan) -> dict[tuple[str, str], float]:
     """Payload bytes per second of each direction of every data link, by owner and NIC."""
-    shape = ClusterShape(
-        wires.prefill_nodes,
-        wires.decode_nodes,
-        wires.gpus_per_node,
-        wires.folded,
-        wires.storage_hosts,
-    )
-    rates = link_rates(
-        shape,
-        snic_bps=wires.snic_bps,
-        cnic_bps=wires.cnic_bps,
-        pcie_bps=wires.node_bps,
-        uplink_bps=wires.node_bps,
-        storage_bps=wires.storage_bps,
-        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
-        least_bps=1.0,  # the shaper's limits are the emulated world's business
-    )
+    rates = wires.rates(least_bps=1.0)  # the shaper's limits are the emulated world's business
     return {link: (bps or float("inf")) / 8 for link, bps in rates.payload_bps.items()}
 
 

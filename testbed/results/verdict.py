@@ -5,7 +5,7 @@ What the machine did to the times is weighed in testbed/results/timing.py.
 
 from engines.config import DecodeConfig, PrefillConfig
 from testbed.results.classes import astray
-from testbed.results.metrics import RunData
+from testbed.results.rundata import RunData
 from testbed.results.schema import PolicyResult, Verdict
 from testbed.results.timing import doubts
 from testbed.worlds.plan import LOOPBACK

@@ -18,7 +18,7 @@ from testbed.clusters.names import claim_free
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import PrivateProcess, start_private
 from testbed.fabric.privilege import mode
-from testbed.results.metrics import OTHERS, RunData, load
+from testbed.results.rundata import OTHERS, RunData, load
 from testbed.worlds.others import Seen, busiest, processes
 from testbed.worlds.plan import LOOPBACK, NAMESPACES, LabPlan
 from testbed.worlds.tied import TiedProcess, tied

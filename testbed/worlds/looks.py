@@ -2,7 +2,6 @@
 
 import time
 
-from testbed.fabric.wire import HEADER_BYTES
 from testbed.worlds.backlogs import chain, nominal_bytes_per_s, queues
 from testbed.worlds.network import Network
 from testbed.worlds.samples import (
@@ -60,10 +59,7 @@ class Looks:
         for (host, nic), classes in fabric.class_counters().items():
             for way, counters in ((">", classes.sent), ("<", classes.received)):
                 link = f"{host}:{nic}{way}"
-                payload[link] = {
-                    name: one.sent_bytes - HEADER_BYTES * one.sent_packets
-                    for name, one in counters.items()
-                }
+                payload[link] = {name: one.payload_bytes for name, one in counters.items()}
                 dropped[link] = {name: one.dropped_packets for name, one in counters.items()}
         found = Samples(
             start_s, self._samples, payload, network_up_s, dropped=dropped, delay_by=delay_by

@@ -15,13 +15,12 @@ import msgspec
 
 from engines.seams.transport import TrafficClass
 from testbed.fabric.counters import LinkClasses, LinkCounters
-from testbed.fabric.wire import ClassCounters
+from testbed.fabric.wire import KV_CLASS, MODEL_CLASS, ClassCounters
 from testbed.worlds.account import HostAccount
 from testbed.worlds.forkserver import ForkServer
 from testbed.worlds.lab import Lab, play
 from testbed.worlds.plan import WirePlan
 from testbed.worlds.reserve import Reservation, reserve
-from testbed.worlds.samples import KV_CLASS, MODEL_CLASS
 from testbed.worlds.tied import hold_group
 from topologies.shape import ClusterShape, Port
 
@@ -127,14 +126,7 @@ def build(wires: WirePlan, folder: Path) -> LoopbackNetwork:
     """Reserve addresses for the cluster's hosts; EnvironmentUnfit if none are free."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    shape = ClusterShape(
-        wires.prefill_nodes,
-        wires.decode_nodes,
-        wires.gpus_per_node,
-        wires.folded,
-        wires.storage_hosts,
-    )
-    return LoopbackNetwork(shape, reserve(list(shape.nics())), folder)
+    return LoopbackNetwork(wires.shape, reserve(list(wires.shape.nics())), folder)
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from engines.config import (
 )
 from engines.layout import DecoderShape, KvLayout
 from scheduler.policy import Traits
+from testbed.fabric.rates import MIN_BPS, LinkRates, link_rates
 from topologies.shape import ClusterShape
 
 NAMESPACES, LOOPBACK = "namespaces", "loopback"  # what the emulated world's network is made of
@@ -97,6 +98,19 @@ class WirePlan(msgspec.Struct, frozen=True):
             self.gpus_per_node,
             self.folded,
             self.storage_hosts,
+        )
+
+    def rates(self, least_bps: float = MIN_BPS) -> LinkRates:
+        """Payload rate of every data link; InputError for one below `least_bps`."""
+        return link_rates(
+            self.shape,
+            snic_bps=self.snic_bps,
+            cnic_bps=self.cnic_bps,
+            pcie_bps=self.node_bps,
+            uplink_bps=self.node_bps,
+            storage_bps=self.storage_bps,
+            overrides={(host, "snic"): bps for host, bps in self.snic_overrides_bps.items()},
+            least_bps=least_bps,
         )
 
 

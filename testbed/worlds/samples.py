@@ -8,8 +8,6 @@ import msgspec
 
 Port = tuple[str, str]
 
-MODEL_CLASS, KV_CLASS = "1:10", "1:20"  # of the shaper's tree (testbed/fabric/shaping.py)
-
 
 class PortBytes(msgspec.Struct, frozen=True):
     """A port's counters as its host sees them: payload bytes received and sent so far."""

@@ -30,14 +30,15 @@ from engines.seams.store import Store
 from scheduler.errors import DualPathError, PolicyFailed
 from testbed.delays import MODELLED, NOBODY, path_delay_s
 from testbed.errors import RunFailed
-from testbed.results.metrics import RunData
+from testbed.fabric.wire import KV_CLASS, MODEL_CLASS
+from testbed.results.rundata import RunData
 from testbed.results.utilisation import capacities
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.held import HeldKv
 from testbed.worlds.plan import AGENTS, SCHEDULER, HostPlan, LabPlan, WirePlan
 from testbed.worlds.roles import Sides, play_role
-from testbed.worlds.samples import KV_CLASS, MODEL_CLASS, PortBytes, Sample, Samples
-from topologies.shape import ClusterShape, Port
+from testbed.worlds.samples import PortBytes, Sample, Samples
+from topologies.shape import Port
 
 # A message on the management network, and what both ends' processes do with it (fitted).
 MESSAGE_LATENCY_S = 200e-6
@@ -105,13 +106,7 @@ class _World:
         self._progress = progress
         self.clock = VirtualClock()
         wires = plan.wires
-        self._shape = ClusterShape(
-            wires.prefill_nodes,
-            wires.decode_nodes,
-            wires.gpus_per_node,
-            wires.folded,
-            wires.storage_hosts,
-        )
+        self._shape = wires.shape
         self._network = FluidNetwork(_capacities(wires), wires.qos)
         self._kv = HeldKv(plan, self._author()) if plan.world.real_kv else None
         self._wires, self._transports = self._build_wires()

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from testbed.delays import cluster_shape, link_delays_s
-from testbed.fabric.rates import LinkRates, link_rates
 from testbed.scale import scaling
 from testbed.spec import Experiment
 from testbed.worlds.plan import WirePlan
@@ -40,19 +39,6 @@ def wire_plan(experiment: Experiment) -> WirePlan:
         },
         delays_s=link_delays_s(experiment, cluster_shape(experiment)),
         time_scale=experiment.scale.time_scale,
-    )
-
-
-def rates_of(wires: WirePlan) -> LinkRates:
-    """Payload rate of every data link; InputError for one that is too small."""
-    return link_rates(
-        wires.shape,
-        snic_bps=wires.snic_bps,
-        cnic_bps=wires.cnic_bps,
-        pcie_bps=wires.node_bps,
-        uplink_bps=wires.node_bps,
-        storage_bps=wires.storage_bps,
-        overrides={(host, "snic"): bps for host, bps in wires.snic_overrides_bps.items()},
     )
 
 
@@ -96,6 +82,6 @@ def build_fabric(wires: WirePlan) -> "Fabric":
         storage_hosts=wires.storage_hosts,
     )
     delays_s = netem_delays_s(wires)
-    fabric = Fabric(topo, rates_of(wires), qos=wires.qos, delays_s=delays_s)
+    fabric = Fabric(topo, wires.rates(), qos=wires.qos, delays_s=delays_s)
     fabric.start()
     return fabric

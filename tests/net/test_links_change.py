@@ -46,13 +46,13 @@ def test_a_link_without_rate_is_shaped_when_it_gets_one_and_unshaped_by_reset() 
 def test_what_cannot_be_is_refused_and_changes_nothing() -> None:
     report = play("refused")
     expected = {
-        "unknown": (2, "no data link pe0-gpu:cnik; the nearest is pe0-gpu:cnic"),
-        "unknown reset": (2, "no data link pe0:up; the nearest is pe0:uplink"),
+        "unknown": (2, "no data link pe0-gpu:cnik; nearest link: 'pe0-gpu:cnic'"),
+        "unknown reset": (2, "no data link pe0:up; nearest link: 'pe0:uplink'"),
         "beyond": (4, "pe0-gpu:cnic was to carry 4,000,000.0 Mbit/s"),
         "slow": (2, "99000 bit/s for pe0-gpu:cnic"),
         "no number": (2, "nan bit/s for pe0-gpu:cnic"),
         "negative": (2, "a delay of -1 s for pe0-gpu:cnic"),
-        "host": (2, "no host pe0-gpi; the nearest is pe0-gpu"),
+        "host": (2, "no host pe0-gpi; nearest host: 'pe0-gpu'"),
         "mark host": (2, "no host nobody"),
         "mark protocol": (2, "'icmp'"),
         "mark port": (2, "0 is no port"),

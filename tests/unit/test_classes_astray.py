@@ -6,7 +6,7 @@ from test_metrics import run_data
 from test_verdict import judged, sound
 
 from testbed.results.classes import SLACK_BYTES, astray
-from testbed.results.metrics import RunData
+from testbed.results.rundata import RunData
 
 MEANT_MODEL, MEANT_KV = 500_000, 20_000_000
 

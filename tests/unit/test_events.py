@@ -11,7 +11,7 @@ from engines.agents import TurnRecord
 from engines.service import Decided
 from scheduler.types import Decision, ReadExtent, Request, Side
 from testbed.results import events
-from testbed.results.metrics import RunData
+from testbed.results.rundata import RunData
 
 
 def turn(number: int, submitted_s: float, **more: Any) -> TurnRecord:

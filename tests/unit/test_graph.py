@@ -8,7 +8,7 @@ import pytest
 from testbed.clusters.graph import Edge, Graph, control_hosts, dot, mermaid, planned
 from testbed.clusters.svg import _colour, svg
 from testbed.spec import load_experiment
-from testbed.worlds.wires import rates_of, wire_plan
+from testbed.worlds.wires import wire_plan
 from topologies.shape import ClusterShape
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
@@ -17,7 +17,7 @@ SETTINGS = [[], ["cluster.decode_nodes=3"], ["cluster.folded=false", "cluster.st
 
 def _graph(settings: list[str]) -> Graph:
     wires = wire_plan(load_experiment(TOPOLOGIES / "1p1d.yaml", settings))
-    return planned("1p1d", wires, rates_of(wires).payload_bps)
+    return planned("1p1d", wires, wires.rates().payload_bps)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -22,8 +22,9 @@ from testbed.cli.options import Asked, experiment_options, fabric_of
 from testbed.errors import EnvironmentUnfit, InputError
 from testbed.policies import choose
 from testbed.results.ledger import PortLine
-from testbed.results.metrics import RunData, measure, port_lines
+from testbed.results.metrics import measure, port_lines
 from testbed.results.picture import show
+from testbed.results.rundata import RunData
 from testbed.results.schema import Comparison
 from testbed.results.verdict import UNSHAPED, judge
 from testbed.spec import load_experiment

@@ -17,10 +17,13 @@ from testbed.bound import Bound
 from testbed.errors import RunFailed
 from testbed.policies import choose_one
 from testbed.results import metrics
-from testbed.results.metrics import RunData, job_times_s, measure, path_share, spread
+from testbed.results.metrics import job_times_s, measure, path_share, spread
+from testbed.results.nodes import node_shares, snic_payload_per_s
+from testbed.results.rundata import RunData, load
 from testbed.results.windows import entry_rate, steady_window
 from testbed.spec import load_experiment
 from testbed.workload import build_workload
+from testbed.worlds import account
 from testbed.worlds.account import HostAccount, TurnTruth
 from testbed.worlds.layout import Layout
 from testbed.worlds.samples import PortBytes, Sample, Samples
@@ -217,7 +220,7 @@ def test_measure_a_run_made_by_hand() -> None:
 def test_nodes_show_what_nic_and_gpus_did_in_the_window() -> None:
     run = run_data()
     window = (2.0, 7.0)
-    nodes = metrics._nodes(run, window, metrics._snic_payload_per_s(run, window), {"de0": 0.25})
+    nodes = node_shares(run, window, snic_payload_per_s(run, window), {"de0": 0.25})
     assert list(nodes) == ["pe0", "de0"]
     # 1000 bytes each target second, that is 500 a real one.
     assert nodes["pe0"].snic == pytest.approx(500 / (run.plan.wires.snic_bps / 8))
@@ -273,11 +276,11 @@ def test_a_run_is_read_back_from_its_folder(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
     (tmp_path / "plan.msgpack").write_bytes(msgspec.msgpack.encode(run.plan))
     (tmp_path / "samples.msgpack").write_bytes(msgspec.msgpack.encode(run.samples))
-    for account in run.accounts.values():
-        metrics.account.write(tmp_path / "accounts", account)
+    for own in run.accounts.values():
+        account.write(tmp_path / "accounts", own)
     (tmp_path / "truth" / "0.msgpack").write_bytes(msgspec.msgpack.encode(run.truths[:3]))
     (tmp_path / "truth" / "1.msgpack").write_bytes(msgspec.msgpack.encode(run.truths[3:]))
-    found = metrics.load(tmp_path)
+    found = load(tmp_path)
     found.truths.sort(key=lambda truth: truth.request)
     assert found == run
 

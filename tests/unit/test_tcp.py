@@ -19,11 +19,11 @@ from engines.kv import Span
 from engines.layout import KvLayout
 from engines.messages import Barrier, Drain, LayerDone, Start, Submit
 from engines.real import frames
-from engines.real.frames import CLASSES, DSCP, Kind
+from engines.real.frames import CLASSES, Kind
 from engines.real.pool import KvPool
 from engines.real.routes import route
 from engines.real.tcp import TcpConfig, TcpTransport
-from engines.seams.transport import Delivery, TrafficClass, Write
+from engines.seams.transport import DSCP, Delivery, TrafficClass, Write
 from scheduler.types import Request
 
 LINGER = socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_metrics import run_data
 from test_verdict import sound
 
-from testbed.results.metrics import RunData
+from testbed.results.rundata import RunData
 from testbed.results.schema import Timing, Verdict
 from testbed.results.timing import doubts, evidence, foreign_limit
 from testbed.results.verdict import judge

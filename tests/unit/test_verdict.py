@@ -7,7 +7,8 @@ from test_metrics import run_data
 from testbed.bound import Bound
 from testbed.results import verdict
 from testbed.results.ledger import PortLine
-from testbed.results.metrics import RunData, measure
+from testbed.results.metrics import measure
+from testbed.results.rundata import RunData
 from testbed.results.schema import PolicyResult, Verdict
 from testbed.results.verdict import join, judge
 
