@@ -7,6 +7,7 @@ wrong, and no capture is needed to see it.
 from collections import Counter
 
 from testbed.results.metrics import RunData
+from testbed.worlds.plan import LOOPBACK
 from testbed.worlds.samples import KV_CLASS, MODEL_CLASS
 
 MANAGEMENT = "mgmt"  # control; these links have no classes
@@ -21,7 +22,7 @@ def astray(run: RunData) -> list[str]:
     The class of KV may carry more: acknowledgements of what a host received count there. Says
     nothing without classes, and of hosts without a transport that counts or with an unshaped link.
     """
-    if not run.has_classes:
+    if not run.has_classes or run.plan.fabric == LOOPBACK:  # there, nobody but the transport counts
         return []
     causes = []
     for host, counted in _sent_by_class(run).items():
