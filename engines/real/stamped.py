@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from engines.messages import Message
@@ -108,6 +109,11 @@ class StampedTransport(asyncio.Transport):
         """Send what is queued, then the end of the stream."""
         self._eof = True
         if not self._queue and not self._lost:
+            self._shut()
+
+    def _shut(self) -> None:
+        """Say that nothing more comes; a peer that has reset the connection needs no word."""
+        with suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -151,7 +157,7 @@ class StampedTransport(asyncio.Transport):
         if self._closing:
             self._end(None)
         elif self._eof:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._shut()
 
     def _end(self, error: OSError | None) -> None:
         """Hang up, and tell the protocol in the loop's next turn, as loops do."""

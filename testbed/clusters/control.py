@@ -59,7 +59,7 @@ class Control:
     ) -> None:
         self._listener = listener
         self._about = about
-        self._fabric = fabric
+        self.fabric = fabric
         self._rates = [
             Rate(one.owner, one.nic, one.asked_bps, one.measured_bps) for one in calibrated
         ]
@@ -138,7 +138,7 @@ class Control:
             ), []
 
     def _look(self, _: Look) -> Answer:
-        fabric = self._fabric
+        fabric = self.fabric
         counters, classes = fabric.counters(), fabric.class_counters()
         links = [
             LinkView(state, counters[key], classes.get(key))
@@ -154,7 +154,7 @@ class Control:
         ), []
 
     def _enter(self, asked: Enter) -> Answer:
-        hosts, switches = self._fabric.hosts, _switches(self._fabric.topo).values()
+        hosts, switches = self.fabric.hosts, _switches(self.fabric.topo).values()
         known = [*hosts, LAB]
         if asked.host not in known and asked.host not in switches:
             near = nearest(asked.host, known, "host")
@@ -164,7 +164,7 @@ class Control:
         return Done(), fds
 
     def _set_link(self, asked: SetLink) -> Answer:
-        state = self._fabric.set_link(
+        state = self.fabric.set_link(
             (asked.owner, asked.nic), payload_bps=asked.payload_bps, delay_s=asked.delay_s
         )
         words = f"{asked.owner}:{asked.nic}"
@@ -177,21 +177,21 @@ class Control:
     def _reset(self, asked: ResetLinks) -> Answer:
         which = "all links"
         if asked.owner is None and asked.nic is None:
-            self._fabric.reset()
+            self.fabric.reset()
         else:
             which = f"{asked.owner}:{asked.nic}"
-            self._fabric.reset_link((str(asked.owner), str(asked.nic)))
+            self.fabric.reset_link((str(asked.owner), str(asked.nic)))
         return self._changed("link", f"{which} as in the topology")
 
     def _set_qos(self, asked: SetQos) -> Answer:
-        self._fabric.set_qos(asked.on)
+        self.fabric.set_qos(asked.on)
         return self._changed("qos", f"classes {'on' if asked.on else 'off'}")
 
     def _set_mark(self, asked: SetMark) -> Answer:
         if asked.dscp is None:
-            self._fabric.unmark(asked.host, asked.proto, asked.port)
+            self.fabric.unmark(asked.host, asked.proto, asked.port)
         else:
-            self._fabric.mark(asked.host, asked.proto, asked.port, asked.dscp)
+            self.fabric.mark(asked.host, asked.proto, asked.port, asked.dscp)
         mark = "no longer marked" if asked.dscp is None else f"marked DSCP {asked.dscp}"
         where = asked.host or "every host"
         return self._changed("mark", f"{asked.proto}/{asked.port} at {where} {mark}")

@@ -8,6 +8,7 @@ from collections import Counter
 
 from testbed.fabric.wire import KV_CLASS, MODEL_CLASS
 from testbed.results.rundata import RunData
+from testbed.worlds.plan import LOOPBACK
 
 MANAGEMENT = "mgmt"  # control; these links have no classes
 CLASS_OF = {MODEL_CLASS: "model", KV_CLASS: "kv"}
@@ -21,7 +22,7 @@ def astray(run: RunData) -> list[str]:
     The class of KV may carry more: acknowledgements of what a host received count there. Says
     nothing without classes, and of hosts without a transport that counts or with an unshaped link.
     """
-    if not run.has_classes:
+    if not run.has_classes or run.plan.fabric == LOOPBACK:  # there, nobody but the transport counts
         return []
     causes = []
     for host, counted in _sent_by_class(run).items():

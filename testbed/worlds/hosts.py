@@ -127,6 +127,7 @@ class _Host:
         )
         account = HostAccount(role.host, type(role).__name__, 0.0, 0.0, 0)
         cpu_s, delay_s = _spent_s()
+        again_bytes = self._again_bytes()  # what measuring the links took is not the run's
         keys = PrefixKeys(world.layout, world.fingerprint)
         async with TcpTransport(config, clock, keys) as transport:
             for pool in self._pools.values():
@@ -146,10 +147,13 @@ class _Host:
         cpu_end_s, delay_end_s = _spent_s()
         account.run_cpu_s, account.run_delay_s = cpu_end_s - cpu_s, delay_end_s - delay_s
         account.memory_bytes = _memory_bytes()
-        if self._own_network:  # else the kernel's count is everybody's
-            snmp = Path("/proc/self/net/snmp").read_text()
-            account.retransmitted_bytes = retransmitted_bytes(snmp)
+        account.retransmitted_bytes = self._again_bytes() - again_bytes
         write(Path(world.folder) / "accounts", account)
+
+    def _again_bytes(self) -> int:
+        if not self._own_network:
+            return 0  # the kernel's count is everybody's
+        return retransmitted_bytes(Path("/proc/self/net/snmp").read_text())
 
     def _sides(self, clock: Clock, transport: TcpTransport) -> Sides:
         world = self._world

@@ -23,6 +23,7 @@ from testbed.delays import DUE_TIME, NETEM, NOBODY, peer_delays_s
 from testbed.errors import EnvironmentUnfit, RunFailed
 from testbed.fabric.private import hold_lifeline
 from testbed.fabric.privilege import mode_inside
+from testbed.worlds.carried import require_carried
 from testbed.worlds.forkserver import Exited, ForkServer, StartOrder
 from testbed.worlds.looks import Looks
 from testbed.worlds.network import Network
@@ -58,9 +59,10 @@ class Lab:
         folder: Path,
         server: ForkServer,
         build: Callable[[WirePlan], Network] = build_fabric,
+        check: Callable[[Network], None] = lambda _: None,
     ) -> None:
         self._folder = folder
-        self._build = build
+        self._build, self._check = build, check
         self._plan = msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan)
         self._server = server
         self.control: Control | None = None  # of a lab that answers callers
@@ -76,6 +78,7 @@ class Lab:
         say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
         self._start_hosts(fabric)
         self._await_ready()
+        self._check(fabric)
         start_s = self._go()
         if self.control is not None:
             self.control.phase = "running"
@@ -278,7 +281,11 @@ def main() -> int:
         lab.control = Control(listener, about, fabric)
         return fabric
 
-    lab = Lab(folder, server, build)
+    def check(_: Network) -> None:
+        assert lab.control is not None
+        require_carried(lab.control.fabric)
+
+    lab = Lab(folder, server, build, check)
     return play(lab)
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def test_torch_without_its_libraries_is_missing(
     package.mkdir()
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torch", raising=False)  # as in a command of its own
     row = next(row for row in machine.packages() if row.name == "torch")
     assert row.status == "missing"
     assert "libc10.so" in row.detail

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from testbed.fabric.counters import LinkClasses, LinkCounters
-from testbed.fabric.rates import LinkRates
 from testbed.fabric.shaping import ClassCounters
 from testbed.worlds.backlogs import MOST_LOOKS, Queue, chain
 from testbed.worlds.looks import Looks
@@ -139,14 +138,15 @@ def test_a_row_of_sleeps_says_how_late_each_ended() -> None:
 class Net:
     """A network of one link that is shaped to the rate above, with packets dropped on it."""
 
-    rates = LinkRates({("a", "snic"): RATE * 8})
-
     def __init__(self) -> None:
         self.moved = 0
 
     def counters(self) -> dict[tuple[str, str], LinkCounters]:
         self.moved += 1000
         return {("a", "snic"): LinkCounters(self.moved, 0, 2 * self.moved, 0)}
+
+    def payload_rates(self) -> dict[tuple[str, str], float | None]:
+        return {("a", "snic"): RATE * 8}
 
     def class_counters(self) -> dict[tuple[str, str], LinkClasses]:
         kv = ClassCounters(self.moved + 66, 1, 3, 0)
@@ -161,7 +161,7 @@ def test_looks_hold_ports_always_and_the_machine_where_it_can_be_judged(judge: b
     looks.begin()
     for _ in range(3):
         looks.take(net, frozenset({name}), 0.0)
-    found = looks.end(net, 5.0, 0.25)
+    found = looks.end(net, 5.0, 0.25, "none")
     assert [one.ports for one in found.samples] == [
         (PortBytes("a", "snic", moved, 2 * moved),) for moved in (1000, 2000, 3000)
     ]
