@@ -91,8 +91,13 @@ def find(name: str | None) -> str:
     known = live()
     if name is not None:
         if name not in known:
-            hint = nearest(name, known, "cluster") if known else "none is up; see testbed up --help"
-            raise InputError(f"no cluster {name!r} is up; {_of_others() or hint}")
+            users = _by_user()
+            elsewhere = any(name in users[uid] for uid in users if uid != os.getuid())
+            if known and not elsewhere:
+                hint = nearest(name, known, "cluster")
+            else:
+                hint = _of_others() or "none is up; see testbed up --help"
+            raise InputError(f"no cluster {name!r} is up; {hint}")
         return name
     if not known:
         hint = _of_others() or "bring one up with testbed up EXPERIMENT"

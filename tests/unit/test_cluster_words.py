@@ -1,8 +1,11 @@
 """Rates, delays, links and names as people write them."""
 
+import os
+
 import pytest
 
 from testbed.cli.clusters import link_id, mbps, rate_bps, time_s
+from testbed.clusters import names
 from testbed.clusters.names import PATTERN, as_name, claim, claim_free, find, live, name_of
 from testbed.errors import InputError
 
@@ -69,3 +72,21 @@ def test_a_name_is_held_by_its_socket_and_by_one_alone() -> None:
 def test_bad_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="small letters"):
         claim(name)
+
+
+def test_a_cluster_that_is_missed_is_sought_where_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, other = os.getuid(), os.getuid() + 1
+    up: dict[int, set[str]] = {mine: {"alpha"}, other: {"beta"}}
+    monkeypatch.setattr(names, "_by_user", lambda: up)
+    with pytest.raises(InputError, match="nearest cluster: 'alpha'"):
+        find("alpna")
+    with pytest.raises(InputError, match=f"user {other} has some"):
+        find("beta")
+    del up[mine]
+    with pytest.raises(InputError, match=f"user {other} has some"):
+        find("alpha")
+    up.clear()
+    with pytest.raises(InputError, match="none is up"):
+        find("alpha")
