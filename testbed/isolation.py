@@ -12,8 +12,7 @@ import msgspec
 from testbed.errors import InputError
 from testbed.policies import Chosen
 from testbed.results.schema import Comparison, PolicyResult, Verdict
-from testbed.results.verdict import join
-from testbed.session import new_folder, play, require_playable, write_result
+from testbed.session import compared, new_folder, play, require_playable, write_result
 from testbed.spec import BLOCK_TOKENS, Experiment
 from testbed.spec_workload import FixedWorkload
 from testbed.workload import build_workload
@@ -81,20 +80,11 @@ def play_isolation(
         results[key] = played.policies[policy.name]
         verdicts[key] = played.verdict
     base = results[NO_KV].throughput_turns_per_s
-    comparison = Comparison(
-        experiment=name,
-        world=world,
-        seed=experiment.seed,
-        time_scale=experiment.scale.time_scale,
-        token_scale=experiment.scale.token_scale,
-        verdict=join(verdicts),
-        policies=results,
-        speedup={
-            key: result.throughput_turns_per_s / base if base else 0.0
-            for key, result in results.items()
-        },
-        folder=str(folder),
-    )
+    speedup = {
+        key: result.throughput_turns_per_s / base if base else 0.0
+        for key, result in results.items()
+    }
+    comparison = compared(experiment, name, world, folder, results, verdicts, speedup)
     write_result(folder, comparison)
     return comparison
 

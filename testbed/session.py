@@ -122,7 +122,33 @@ def play(
         keep(own, digest, result, verdict)
         results[policy.name], verdicts[policy.name] = result, verdict
     first = results[policies[0].name].throughput_turns_per_s
-    comparison = Comparison(
+    speedup = {
+        name: result.throughput_turns_per_s / first if first else 0.0
+        for name, result in results.items()
+        if fabric != LOOPBACK
+    }
+    made = fabric if world == EMULATED else ""
+    comparison = compared(
+        experiment, name, world, folder, results, verdicts, speedup, reused=reused, fabric=made
+    )
+    write_result(folder, comparison)
+    return comparison
+
+
+def compared(
+    experiment: Experiment,
+    name: str,
+    world: str,
+    folder: Path,
+    results: dict[str, PolicyResult],
+    verdicts: dict[str, Verdict],
+    speedup: dict[str, float],
+    *,
+    reused: dict[str, str] | None = None,
+    fabric: str = "",
+) -> Comparison:
+    """What a session came to: results and what they are of, under one verdict."""
+    return Comparison(
         experiment=name,
         world=world,
         seed=experiment.seed,
@@ -130,17 +156,11 @@ def play(
         token_scale=experiment.scale.token_scale,
         verdict=join(verdicts),
         policies=results,
-        speedup={
-            name: result.throughput_turns_per_s / first if first else 0.0
-            for name, result in results.items()
-            if fabric != LOOPBACK
-        },
+        speedup=speedup,
         folder=str(folder),
-        reused=reused,
-        fabric=fabric if world == EMULATED else "",
+        reused=reused or {},
+        fabric=fabric,
     )
-    write_result(folder, comparison)
-    return comparison
 
 
 def write_result(folder: Path, result: object) -> None:

@@ -7,10 +7,10 @@ import click
 
 from testbed.clusters import names
 from testbed.clusters.client import Cluster
+from testbed.clusters.protocol import LAB
 from testbed.errors import InputError
 from testbed.yamlfile import nearest
 
-LAB = "lab"
 LOOK_S = 0.2  # between looks at a log that is followed
 
 

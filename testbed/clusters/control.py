@@ -14,6 +14,7 @@ import msgspec
 from scheduler.errors import DualPathError
 from testbed.clusters import protocol
 from testbed.clusters.protocol import (
+    LAB,
     About,
     Done,
     Down,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from testbed.fabric.fabric import Fabric
 
 CONTROL_ENV = "DUALPATH_CONTROL_FD"
-LAB = "lab"  # where the switches are
 MOST_CALLERS = 64  # at a time that have said nothing yet
 Answer = tuple[Reply, list[int]]
 

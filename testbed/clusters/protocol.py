@@ -12,6 +12,7 @@ from testbed.worlds.plan import WirePlan
 
 LIMIT_BYTES = 1 << 16  # of a request; replies have none
 MOST_FDS = 8
+LAB = "lab"  # stands for a host that has the switches and their ports
 
 
 class About(msgspec.Struct, frozen=True):

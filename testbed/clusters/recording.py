@@ -8,13 +8,13 @@ from pathlib import Path
 
 from testbed.cli.clusters import link_id
 from testbed.clusters.client import Cluster
+from testbed.clusters.protocol import LAB
 from testbed.errors import EnvironmentUnfit, InputError
 from testbed.fabric import packet_socket
 from testbed.fabric.capture import SNAPLEN_BYTES, Capture, PacketSocket
 from testbed.fabric.enter import enter_command
 from testbed.yamlfile import nearest
 
-LAB = "lab"  # the host that has the switches and their ports
 _NAMES_BYTES = 1 << 16
 
 

@@ -1,6 +1,9 @@
 """Rates, delays, links and names as people write them."""
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -8,6 +11,7 @@ from testbed.cli.clusters import link_id, mbps, rate_bps, time_s
 from testbed.clusters import names
 from testbed.clusters.names import PATTERN, as_name, claim, claim_free, find, live, name_of
 from testbed.errors import InputError
+from testbed.pytest_plugin.network import Network
 
 
 @pytest.mark.parametrize(
@@ -90,3 +94,9 @@ def test_a_cluster_that_is_missed_is_sought_where_it_may_be(
     up.clear()
     with pytest.raises(InputError, match="none is up"):
         find("alpha")
+
+
+def test_a_class_that_is_none_is_refused_before_anything_is_marked(tmp_path: Path) -> None:
+    cluster: Any = SimpleNamespace(look=lambda: SimpleNamespace(hosts=[], links=[]))
+    with pytest.raises(InputError, match="'GOLD': use MODEL, KV, CTRL, or None"):
+        Network(cluster, tmp_path).mark(5201, "GOLD")
