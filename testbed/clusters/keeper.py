@@ -18,6 +18,7 @@ from testbed.clusters.control import Control, inherited_listener
 from testbed.clusters.protocol import About
 from testbed.errors import TestbedError
 from testbed.fabric.private import hold_lifeline
+from testbed.worlds.carried import require_carried
 from testbed.worlds.wires import build_fabric
 
 if TYPE_CHECKING:
@@ -44,14 +45,12 @@ def say(step: Step) -> None:
 
 def build(about: About) -> "tuple[Fabric, list[Calibrated]]":
     """The network, each step said; its links carry what they are asked to, or EnvironmentUnfit."""
-    from testbed.fabric.calibrate import calibrate
-
     began_s = time.monotonic()
     say(Step("network"))
     fabric = build_fabric(about.wires)
     say(Step("shaped", time.monotonic() - began_s))
     began_s = time.monotonic()
-    calibrated = calibrate(fabric)
+    calibrated = require_carried(fabric)
     say(Step("calibrated", time.monotonic() - began_s))
     return fabric, calibrated
 

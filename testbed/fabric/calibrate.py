@@ -52,11 +52,13 @@ class Calibrated(msgspec.Struct, frozen=True):
         return self.measured_bps / self.asked_bps - 1
 
 
-def calibrate(fabric: "Fabric", only_fastest: bool = False) -> list[Calibrated]:
+def calibrate(
+    fabric: "Fabric", only_fastest: bool = False, least_share: float = LEAST_SHARE
+) -> list[Calibrated]:
     """Measure one link of each nic and rate of an idle fabric; counters show nothing of it.
 
     With `only_fastest` one link of the highest rate: where a machine gives out first. Raises
-    EnvironmentUnfit for the first link that carries less than 98 % of its rate.
+    EnvironmentUnfit for the first link that carries less than `least_share` of its rate.
     """
     kinds: dict[tuple[str, float], LinkId] = {}
     for link in fabric.links():
@@ -72,7 +74,7 @@ def calibrate(fabric: "Fabric", only_fastest: bool = False) -> list[Calibrated]:
             with fabric.opened(slower, SPARE * bps):
                 measured_bps, used = _best(_flow(fabric, pair, bps), bps)
                 _await_drained(fabric)
-            require_reached(":".join(link_id), bps, measured_bps)
+            require_reached(":".join(link_id), bps, measured_bps, least_share)
             fabric.carried_bps = max(fabric.carried_bps, bps)
             results.append(Calibrated(*link_id, bps, measured_bps, used))
     return results

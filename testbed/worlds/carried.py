@@ -1,4 +1,4 @@
-"""Whether this machine carries a run's fastest link: asked when its hosts are ready and idle."""
+"""Whether this machine carries the links of a network: asked when its hosts are idle."""
 
 import sys
 import time
@@ -8,26 +8,30 @@ from testbed.errors import EnvironmentUnfit
 from testbed.worlds.samples import core_times_s, cores, own_times_s
 
 if TYPE_CHECKING:
+    from testbed.fabric.calibrate import Calibrated
     from testbed.fabric.fabric import Fabric
 
 BUSY_SHARE = 0.1  # of the cores, used by others meanwhile: then a slow link says nothing
+ANY_SHARE = 0.0
 
 
-def require_carried(fabric: "Fabric") -> None:
-    """Raise EnvironmentUnfit if the fastest link does not carry its rate on an idle machine.
+def require_carried(fabric: "Fabric", only_fastest: bool = False) -> "list[Calibrated]":
+    """Measure each kind of link, or the fastest one alone; to be called by PID 1.
 
-    Beside busy programs it is only said, in the lab's log: the run's verdict will tell.
+    Raises EnvironmentUnfit if one does not carry its rate on an idle machine. Beside busy programs
+    that is only said in the log, and what was measured shows it.
     """
     from testbed.fabric.calibrate import calibrate
 
     began_s, before_s = time.monotonic(), _foreign_s()
     try:
-        calibrate(fabric, only_fastest=True)
+        return calibrate(fabric, only_fastest)
     except EnvironmentUnfit as refusal:
         share = (_foreign_s() - before_s) / (time.monotonic() - began_s) / cores()
         if share <= BUSY_SHARE:
             raise
         print(f"not refused, as others used {share:.0%} of the cores: {refusal}", file=sys.stderr)
+        return calibrate(fabric, only_fastest, ANY_SHARE)
 
 
 def _foreign_s() -> float:

@@ -283,7 +283,7 @@ def main() -> int:
 
     def check(_: Network) -> None:
         assert lab.control is not None
-        require_carried(lab.control.fabric)
+        require_carried(lab.control.fabric, only_fastest=True)
 
     lab = Lab(folder, server, build, check)
     return play(lab)
