@@ -40,7 +40,11 @@ def command(
     if as_json:
         print_json({"name": name, "folder": str(held.folder), "hosts": len(view.hosts)})
         return
-    click.echo(f"{name} is up: {len(view.hosts)} hosts, {len(view.links)} data links")
+    worst = max((abs(one.measured_bps / one.asked_bps - 1) for one in view.rates), default=0.0)
+    click.echo(
+        f"{name} is up: {len(view.hosts)} hosts, {len(view.links)} data links; rates measured "
+        f"within {worst:.2%} of what was asked"
+    )
     click.echo(
         f"next: testbed status {name} | testbed exec {view.hosts[0].name} -- ip addr", err=True
     )
