@@ -10,7 +10,7 @@ import click
 
 from testbed.cli.clusters import cluster_option
 from testbed.clusters.client import Cluster
-from testbed.fabric.enter import enter_command
+from testbed.fabric.enter import Manner, enter_command
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
@@ -32,5 +32,5 @@ def become(live: Cluster, host: str, program: Sequence[str]) -> NoReturn:
     for fd in namespaces:
         os.set_inheritable(fd, True)
     sys.stdout.flush()
-    argv = enter_command(namespaces, program, Path.cwd())
+    argv = enter_command(namespaces, program, Path.cwd(), Manner.JOB)
     os.execv(argv[0], argv)

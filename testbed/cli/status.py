@@ -14,6 +14,8 @@ from testbed.clusters.protocol import LinkView, View
 from testbed.errors import RunFailed
 from testbed.fabric.wire import MODEL_CLASS
 
+LOOK_S = 2.0  # one that is stopped must not hide the others
+
 
 @click.command("status")
 @click.argument("name", required=False)
@@ -40,7 +42,7 @@ def command(name: str | None, as_json: bool) -> int:
 
 def _look(name: str) -> View | None:
     try:
-        return Cluster(name).look()
+        return Cluster(name).look(LOOK_S)
     except RunFailed as error:
         if name in names.live():  # else it went down meanwhile
             click.echo(f"testbed: {error}", err=True)

@@ -5,6 +5,7 @@ import select
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from testbed.errors import EnvironmentUnfit, InputError, RunFailed
 from testbed.fabric.enter import Namespaces, enter_command
 
 ANSWER_S = 30.0  # a cluster that is starting answers when its hosts are up
+DOWN_S = 5.0
 END_S = 10.0
 _ERRORS = {2: InputError, 4: EnvironmentUnfit}
 
@@ -39,9 +41,9 @@ class Cluster:
     def __init__(self, name: str | None = None) -> None:
         self.name = names.find(name)
 
-    def look(self) -> View:
-        """Hosts, links, counters and marks now."""
-        reply = self._ask(Look())[0]
+    def look(self, within_s: float = ANSWER_S) -> View:
+        """Hosts, links, counters and marks now; RunFailed if it does not answer in time."""
+        reply = self._ask(Look(), within_s)[0]
         assert isinstance(reply, View)
         return reply
 
@@ -79,23 +81,31 @@ class Cluster:
             return subprocess.Popen(command, pass_fds=namespaces, **options)
 
     def down(self) -> None:
-        """End it and wait until its last process is gone."""
+        """End it and wait until its last process is gone; one that does not answer is killed.
+
+        Raises RunFailed if even that does not end it.
+        """
         try:
-            (pidfd,) = self._ask(Down())[1]
+            (pidfd,) = self._ask(Down(), DOWN_S)[1]
         except RunFailed:
-            if self.name in names.live():
-                raise
-            return
-        try:
-            if not _ended(pidfd):
+            pass  # it has ended already, is stopped, or speaks another version
+        else:
+            try:
+                _ended(pidfd)
+            finally:
+                os.close(pidfd)
+        deadline_s = time.monotonic() + END_S
+        while self.name in names.live():
+            if time.monotonic() > deadline_s:
+                raise RunFailed(f"cluster {self.name} does not end; look at it with `ps`")
+            for pidfd in names.holders(self.name):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 _ended(pidfd)
-        finally:
-            os.close(pidfd)
+                os.close(pidfd)
 
-    def _ask(self, request: Request) -> tuple[Reply, list[int]]:
+    def _ask(self, request: Request, within_s: float = ANSWER_S) -> tuple[Reply, list[int]]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.settimeout(ANSWER_S)
+            sock.settimeout(within_s)
             try:
                 sock.connect(names.address(self.name))
                 sock.sendall(protocol.encode(request))

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from testbed.errors import EnvironmentUnfit, InputError
@@ -69,6 +70,34 @@ def name_of(listener: socket.socket) -> str:
 def live() -> list[str]:
     """This user's clusters, by name."""
     return sorted(_by_user().get(os.getuid(), ()))
+
+
+def holders(name: str) -> list[int]:
+    """A pidfd of each process that holds a cluster's socket: its first process and its unshare.
+
+    To be closed by the caller. They are found by the socket itself, and by no name of a program.
+    """
+    inodes = {
+        line.split()[6]
+        for line in Path("/proc/net/unix").read_text().splitlines()
+        if line.split()[-1] == "@" + address(name)[1:]
+    }
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):  # another user's, or gone meanwhile
+                pidfd = os.pidfd_open(int(process.name))
+                if any(_socket(fd) in inodes for fd in (process / "fd").iterdir()):
+                    found.append(pidfd)
+                else:
+                    os.close(pidfd)
+    return found
+
+
+def _socket(fd: Path) -> str:
+    """The inode of an open file that is a socket."""
+    target = os.readlink(fd)
+    return target[8:-1] if target.startswith("socket:[") else ""
 
 
 def _by_user() -> dict[int, set[str]]:

@@ -17,7 +17,7 @@ from testbed.clusters.control import handed_on
 from testbed.clusters.keeper import LOG, PLAN, Step
 from testbed.clusters.protocol import About
 from testbed.errors import EnvironmentUnfit, InputError, RunFailed
-from testbed.fabric.private import PrivateProcess, start_private
+from testbed.fabric.private import PrivateProcess, refused, start_private
 from testbed.fabric.privilege import mode
 from testbed.session import new_folder
 from testbed.spec import Experiment
@@ -97,6 +97,6 @@ def _follow(process: PrivateProcess, folder: Path, progress: Callable[[Step], No
                 return
     log = folder / LOG
     last = (log.read_text(errors="replace").strip().splitlines() or ["it left no word"])[-1]
-    if "unshare" in last:
+    if refused(last):
         raise EnvironmentUnfit(f"no private namespaces: {last}; run `testbed doctor`")
     raise RunFailed(f"the cluster ended while it came up: {last} (whole story: {log})")

@@ -4,6 +4,7 @@ Nodes are Mininet's own; only how they start a process differs: through `enter.p
 would have called mnexec.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import testbed.fabric.nodes  # noqa: F401  first: then Mininet loads without its programs
 from testbed.fabric.addresses import NicAddress
-from testbed.fabric.enter import Namespaces, enter_command
+from testbed.fabric.enter import Manner, Namespaces, enter_command
 
 from mininet.cli import CLI  # isort: skip
 from mininet.link import Intf, Link  # isort: skip
@@ -32,11 +33,13 @@ class AttachedNode(Node):  # type: ignore[misc]
 
     def _popen(self, cmd: list[str], **params: Any) -> "subprocess.Popen[bytes]":
         """Mininet's only way to start a process: `mnexec OPTIONS PROGRAM...` in this node."""
+        shell = params.get("stdin") == getattr(self, "slave", object())  # a terminal of its own
         if cmd[0] == "mnexec":
             cmd = cmd[3:] if "a" in cmd[1] else cmd[2:]  # -a is followed by a process id
         params.pop("close_fds", None)
         with self._enter(self.name) as namespaces:
-            command = enter_command(namespaces, cmd, Path.cwd())
+            manner = Manner.SESSION if shell else Manner.BOUND
+            command = enter_command(namespaces, cmd, Path.cwd(), manner)
             return subprocess.Popen(command, pass_fds=namespaces, start_new_session=True, **params)
 
     def config(self, **_params: Any) -> dict[str, Any]:
@@ -116,6 +119,8 @@ def attach(
 def command_line(net: Mininet, script: str | None) -> None:
     """Mininet's prompt until the user leaves it, or a file of its commands."""
     setLogLevel("info")
+    for number in (signal.SIGHUP, signal.SIGTERM):  # Mininet takes a KeyboardInterrupt for Ctrl-C
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         _Dashed(net, script=script)
     finally:

@@ -1,14 +1,21 @@
 """A program of the user's in a host of a live cluster, started from outside of it.
 
-Run by path as `python -I enter.py USER MNT PID NET FOLDER PROGRAM ARGUMENT...`: the first four are
-inherited descriptors of namespaces. It needs the standard library alone, and a single thread.
+Run by path as `python -I enter.py HOW USER MNT PID NET FOLDER PROGRAM ARGUMENT...`: HOW is one of
+`Manner`, the next four are inherited descriptors of namespaces. It needs the standard library
+alone, and a single thread.
 """
 
 import ctypes
+import fcntl
 import os
+import select
+import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import termios
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple, Self
@@ -42,10 +49,24 @@ class Namespaces(NamedTuple):
             os.close(fd)
 
 
-def enter_command(namespaces: Namespaces, argv: Sequence[str], folder: Path) -> list[str]:
+class Manner(Enum):
+    """How a program is tied to whoever starts it.
+
+    JOB: a job of the caller's terminal. BOUND: it ends with the caller. SESSION: so it does, and
+    its standard input is the terminal of a session of its own.
+    """
+
+    JOB = "job"
+    BOUND = "bound"
+    SESSION = "session"
+
+
+def enter_command(
+    namespaces: Namespaces, argv: Sequence[str], folder: Path, manner: Manner = Manner.BOUND
+) -> list[str]:
     """The command that runs argv in there; pass it the descriptors (`pass_fds=namespaces`)."""
     fds = [str(fd) for fd in namespaces]
-    return [sys.executable, "-I", __file__, *fds, str(folder), *argv]
+    return [sys.executable, "-I", __file__, manner.value, *fds, str(folder), *argv]
 
 
 def _setns(fd: int, kind: int) -> None:
@@ -74,8 +95,9 @@ def join_all(namespaces: Namespaces) -> None:
     _setns(namespaces.mnt, CLONE_NEWNS)
 
 
-def run(namespaces: Namespaces, folder: str, argv: Sequence[str]) -> int:
+def run(manner: Manner, namespaces: Namespaces, folder: str, argv: Sequence[str]) -> int:
     """Run argv to its end; returns its exit code, 128 + n if signal n ended it."""
+    caller = None if manner is Manner.JOB else os.pidfd_open(os.getppid())
     for fd in namespaces:
         os.set_inheritable(fd, False)
     try:
@@ -84,33 +106,83 @@ def run(namespaces: Namespaces, folder: str, argv: Sequence[str]) -> int:
     except OSError as error:
         print(f"testbed: {argv[0]} was not started: {error}; see testbed doctor", file=sys.stderr)
         return CANNOT
-    # Ctrl-C and Ctrl-\ reach the program by the terminal; we stay to tell how it ended.
-    heeded = {number: signal.signal(number, signal.SIG_IGN) for number in (2, 3)}
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in a shell's background
+    terminal = _terminal() if manner is Manner.JOB else None
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
     pid = os.fork()
     if pid == 0:
-        _become(argv, heeded)
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        os.kill(pid, number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, pass_on)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        _become(manner, terminal, argv, ignored)
+    _pass_signals_on(pid)
+    code = _wait_as_job(pid, terminal) if caller is None else _wait_beside(pid, caller)
     return 128 - code if code < 0 else code
 
 
-def _become(argv: Sequence[str], heeded: Mapping[int, object]) -> None:
-    for number, handler in heeded.items():
-        if handler in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, signal.SIG_DFL)
+def _terminal() -> int | None:
+    """The controlling terminal, if this process may read from it now."""
+    with suppress(OSError):
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        if os.tcgetpgrp(fd) == os.getpgrp():
+            return fd
+        os.close(fd)
+    return None
+
+
+def _pass_signals_on(pid: int) -> None:
+    def pass_on(number: int, _: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, pass_on)
+
+
+def _wait_as_job(pid: int, terminal: int | None) -> int:
+    """Until its end; a stop (Ctrl-Z) is passed on to the caller's shell, and so is going on."""
+    while True:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if terminal is not None:
+            os.tcsetpgrp(terminal, os.getpgrp())
+        if not os.WIFSTOPPED(status):
+            return os.waitstatus_to_exitcode(status)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if terminal is not None and os.tcgetpgrp(terminal) == os.getpgrp():
+            os.tcsetpgrp(terminal, pid)
+        os.killpg(pid, signal.SIGCONT)
+
+
+def _wait_beside(pid: int, caller: int) -> int:
+    """Until its end, which the caller's brings about."""
+    ended, _, _ = select.select([os.pidfd_open(pid), caller], [], [])
+    if caller in ended:
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _become(manner: Manner, terminal: int | None, argv: Sequence[str], ignored: bool) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if manner is Manner.SESSION:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    elif manner is Manner.JOB:
+        # A process group of its own: a group whose leader is outside has no number in here, which
+        # shells that put their group in front do not expect.
+        os.setpgid(0, 0)
+        if terminal is not None:
+            os.tcsetpgrp(terminal, os.getpgrp())
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         os.execvp(argv[0], list(argv))
     except OSError as error:
-        print(f"testbed: {argv[0]}: {error.strerror}", file=sys.stderr)
+        # A folder of PATH that cannot be read answers "permission denied" for what is nowhere.
+        missing = "/" not in argv[0] and shutil.which(argv[0]) is None
+        why = "no such program" if missing else error.strerror
+        print(f"testbed: {argv[0]}: {why}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(NOT_FOUND)
 
 
 if __name__ == "__main__":
-    sys.exit(run(Namespaces(*map(int, sys.argv[1:5])), sys.argv[5], sys.argv[6:]))
+    how, *fds, place = sys.argv[1:7]
+    sys.exit(run(Manner(how), Namespaces(*map(int, fds)), place, sys.argv[7:]))

@@ -28,11 +28,16 @@ def _leave_limits_alone() -> None:
     """In place of Mininet's fixLimits, which writes sysctls of the whole machine."""
 
 
+def _let_the_kernel_say() -> None:
+    """In place of Mininet's ensureRoot, which exits the program unless it is root's."""
+
+
 def _need_nothing(_cls: type[Node]) -> None:
     """In place of Node.setup, which exits the program if mnexec is missing."""
 
 
 mininet.net.fixLimits = _leave_limits_alone
+mininet.net.ensureRoot = _let_the_kernel_say
 mininet.net.numCores = os.cpu_count  # Mininet's own forks grep
 Node.setup = classmethod(_need_nothing)
 

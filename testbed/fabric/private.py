@@ -38,6 +38,14 @@ def private_command(argv: list[str]) -> list[str]:
     return [unshare, *unshare_options(mode()), "--", "/usr/bin/env", outer, *argv]
 
 
+def refused(last_words: str) -> bool:
+    """Whether a private program's last words are those of an unshare that was refused.
+
+    An unshare whose child was killed complains as well, of signals.
+    """
+    return "unshare" in last_words and "sigprocmask" not in last_words
+
+
 class PrivateProcess:
     """A running private program; `popen` is its unshare, `close` ends everything."""
 

@@ -60,13 +60,20 @@ def _functional(run: RunData, result: PolicyResult) -> list[str]:
 
 
 def _unchecked(run: RunData, result: PolicyResult) -> list[str]:
-    """A run that generated no token has shown none to be right."""
+    """What a run has not shown to be right: no token, if it generated none; no class of traffic."""
+    causes = []
+    if run.plan.wires.qos and not run.has_classes:
+        causes.append(
+            "somebody switched the traffic classes meanwhile, so nobody can say whether KV kept to "
+            "its own; for a run without classes set qos: false"
+        )
     if result.tokens_checked or not result.completed_turns:
-        return []
+        return causes
     scale = run.plan.world.layout.token_scale
     return [
+        *causes,
         f"no turn generated a token that could be checked; one stands for {scale}: generate more, "
-        "or set a smaller scale.token_scale"
+        "or set a smaller scale.token_scale",
     ]
 
 
@@ -130,6 +137,11 @@ def _timing(run: RunData, result: PolicyResult) -> list[str]:
         causes.append(
             f"in the steady window {above:.0%} of what {result.bound.binds} allow came out: the "
             "window is too short beside what buffers hold; give the workload more agents or turns"
+        )
+    if run.samples.changes:
+        causes.append(
+            f"somebody changed the network {len(run.samples.changes)} times (see `changes`), so "
+            "times are not those of the experiment's links"
         )
     if result.timing is not None:
         causes += doubts(result.timing, run.plan)

@@ -16,7 +16,7 @@ from testbed import owner
 from testbed.clusters.control import handed_on
 from testbed.clusters.names import claim_free
 from testbed.errors import EnvironmentUnfit, RunFailed
-from testbed.fabric.private import PrivateProcess, start_private
+from testbed.fabric.private import PrivateProcess, refused, start_private
 from testbed.fabric.privilege import mode
 from testbed.results.rundata import OTHERS, RunData, load
 from testbed.worlds.others import Seen, busiest, processes
@@ -55,7 +55,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
         lines = log.read_text(errors="replace").strip().splitlines()
         said = [line for line in lines if not line.startswith(PRIVILEGE)]
         last = (said or ["it left no word"])[-1]
-        if not heard and "unshare" in last:
+        if not heard and refused(last):
             raise EnvironmentUnfit(
                 f"no private namespaces: {last}; run `testbed doctor`, or play without them for a "
                 f"functional verdict: --fabric {LOOPBACK}"
