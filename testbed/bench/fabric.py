@@ -250,6 +250,11 @@ def _p99_s(measured: Measured, job: Latency, qos: bool = True) -> float:
     return median(t.round_trips_s[int(0.99 * len(t.round_trips_s))] for t in trials)
 
 
+def _network_p99_s(measured: Measured, job: Latency, qos: bool = True) -> float:
+    trials = measured.of(job, LatencyResult, qos)
+    return median(t.networks_s[int(0.99 * len(t.networks_s))] for t in trials)
+
+
 def _isolation(bench: Bench, measured: Measured) -> None:
     for bps in MODEL_RATES_BPS:
         link = f"{bps / 1e6:g} Mbit/s"
@@ -257,7 +262,11 @@ def _isolation(bench: Bench, measured: Measured) -> None:
         def idle(what: str, bps: float = bps) -> None:
             bench.claim(what, 1e3 * _p99_s(measured, _latency(bps, 0)), "", None)
 
+        def network(what: str, bps: float = bps) -> None:
+            bench.claim(what, 1e3 * _network_p99_s(measured, _latency(bps, 0)), "", None)
+
         _says(bench, f"{link}: MODEL p99, 4 KB there and back, idle: ms", "", idle)
+        _says(bench, f"{link}: of that on the network alone, p99: ms", "", network)
         for senders, who in KV_SENDERS.items():
             _beside_kv(bench, measured, bps, senders, f"{link}, KV of {who}")
         job = _bulk(OURS, bps)
@@ -281,12 +290,17 @@ def _beside_kv(bench: Bench, measured: Measured, bps: float, senders: int, where
     def off_over_on(what: str) -> None:
         bench.at_least(what, _p99_s(measured, job, qos=False) / _p99_s(measured, job), 30)
 
+    def network_off_over_on(what: str) -> None:
+        off_s, on_s = (_network_p99_s(measured, job, qos) for qos in (False, True))
+        bench.claim(what, off_s / on_s, "", None)
+
     def kv(what: str) -> None:
         share = median(t.kv_bps for t in measured.of(job, LatencyResult)) / bps
         bench.at_least(what, share, 0.97)
 
     _says(bench, f"{where}: MODEL p99 over idle", "<= 2", on_over_idle)
     _says(bench, f"{where}: MODEL p99 without classes over with", ">= 30", off_over_on)
+    _says(bench, f"{where}: that of the network alone", "", network_off_over_on)
     _says(bench, f"{where}: KV over the link", ">= 0.97", kv)
 
 

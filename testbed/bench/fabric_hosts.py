@@ -29,11 +29,15 @@ Part = Callable[["Host"], Coroutine[Any, Any, None]]
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What a sender's account says in the end: payload, and all bytes of its KV connections."""
+    """What a sender's account says in the end: payload, and all bytes of its KV connections.
+
+    Of each message that came back: how long it took, and how long the network had it both ways.
+    """
 
     payload_bytes: int
     kv_bytes: int
     round_trips_s: list[float]
+    networks_s: list[float]
 
 
 class _Keys:
@@ -66,8 +70,10 @@ class Host:
         self.pool = KvPool("kv", layout(piece_bytes), blocks * TOKENS)
         self.transport.register(self.pool)
         self.round_trips_s: list[float] = []
+        self.networks_s: list[float] = []
         self._control = control
         self._answer: asyncio.Future[None] | None = None
+        self._sent_s = 0.0
 
     def play(self, part: Part) -> None:
         """Run it, and account for it in the end."""
@@ -80,7 +86,8 @@ class Host:
             await asyncio.get_running_loop().sock_recv(self._control, 1)
             crew.cancel_scope.cancel()
         counts = self.transport.account()
-        sent = Sent(counts["payload_bytes"], counts["bytes_sent_kv"], self.round_trips_s)
+        sent = Sent(counts["payload_bytes"], counts["bytes_sent_kv"], self.round_trips_s,
+                    self.networks_s)  # fmt: skip
         self._control.setblocking(True)
         self._control.sendall(msgspec.json.encode(sent))
 
@@ -90,14 +97,18 @@ class Host:
         self._control.sendall(b"R")
 
     async def receive(self) -> None:
-        """Take what comes; a MODEL message is answered with one as long."""
+        """Take what comes; a MODEL message is answered with one as long.
+
+        The answer's number says how many nanoseconds the network had the message.
+        """
         self.transport.quiesce()  # senders end first, in the middle of something
         await self.listen()
         await self.transport.serve(self._handle)
 
     def _handle(self, delivery: Delivery) -> None:
         if isinstance(delivery.message, Admit):
-            self.transport.post(delivery.sender, delivery.message, TrafficClass.MODEL)
+            answer = Admit(round(delivery.network_s * 1e9), delivery.message.content)
+            self.transport.post(delivery.sender, answer, TrafficClass.MODEL)
 
     async def send(self, *peers: str) -> None:
         """Write the pool into each peer's, piece by piece, over and over: a connection a peer."""
@@ -137,15 +148,19 @@ class Host:
             while True:
                 number += 1
                 self._answer = asyncio.get_running_loop().create_future()
-                sent_s = time.monotonic()
+                self._sent_s = time.monotonic()
                 self.transport.post(peer, Admit(number, message), TrafficClass.MODEL)
                 await self._answer
-                self.round_trips_s.append(time.monotonic() - sent_s)
                 due_s = max(due_s + every_s, time.monotonic())
                 await anyio.sleep(max(0.0, due_s - time.monotonic()))
 
-    def _answered(self, _delivery: Delivery) -> None:
+    def _answered(self, delivery: Delivery) -> None:
+        took_s = time.monotonic() - self._sent_s
+        if not isinstance(delivery.message, Admit):
+            return
         if self._answer is not None and not self._answer.done():
+            self.round_trips_s.append(took_s)
+            self.networks_s.append(delivery.message.request / 1e9 + delivery.network_s)
             self._answer.set_result(None)
 
 

@@ -65,12 +65,16 @@ class Latency(msgspec.Struct, frozen=True, tag="latency"):
 
 
 class LatencyResult(msgspec.Struct, frozen=True, tag=True):
-    """Round trips in seconds, sorted, and KV's payload per second; the rest as of BulkResult."""
+    """Round trips in seconds, sorted, and KV's payload per second; the rest as of BulkResult.
+
+    `networks_s`, sorted as well: from a post to the kernel's stamp on arrival, both ways together.
+    """
 
     round_trips_s: list[float]
     kv_bps: float
     others: Others = Others()
     repeats: int = 0
+    networks_s: list[float] = []
 
 
 class Lab(msgspec.Struct, frozen=True):

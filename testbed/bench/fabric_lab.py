@@ -284,8 +284,9 @@ class Bench:
         said = msgspec.json.decode(pinger.end(), type=hosts.Sent)
         for child in (*kv, server, echo):
             child.end()
-        trips = sorted(said.round_trips_s[WARM_UP:])
-        return LatencyResult(trips, 8 * (after - before) / (ended_s - began_s), others)
+        trips, networks = (sorted(of[WARM_UP:]) for of in (said.round_trips_s, said.networks_s))
+        kv_bps = 8 * (after - before) / (ended_s - began_s)
+        return LatencyResult(trips, kv_bps, others, networks_s=networks)
 
     def _kv_bytes(self) -> int:
         return sum(size for port, size in self._meter.received() if port == KV_PORT)

@@ -33,7 +33,8 @@ def rows(
                 yield bulk(job)
             else:
                 trip_s = 1e-3 if job.kv_senders == 0 else p99_s if lab.qos else 0.05
-                yield LatencyResult([1e-4] * 98 + [trip_s] * 2, 0.98 * job.bps)
+                trips_s = [1e-4] * 98 + [trip_s] * 2
+                yield LatencyResult(trips_s, 0.98 * job.bps, networks_s=[t / 2 for t in trips_s])
 
     monkeypatch.setattr(fabric, "_results", results)
     monkeypatch.setattr(fabric, "_busy_cpus", lambda: 0.0)
