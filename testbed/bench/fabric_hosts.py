@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from engines.errors import TransferError
 from engines.kv import Span
 from engines.layout import KvLayout
 from engines.messages import Admit, ReadDone
@@ -74,6 +75,7 @@ class Host:
         self._control = control
         self._answer: asyncio.Future[None] | None = None
         self._sent_s = 0.0
+        self._ended = False
 
     def play(self, part: Part) -> None:
         """Run it, and account for it in the end."""
@@ -84,6 +86,7 @@ class Host:
             crew.start_soon(part, self)
             self._control.setblocking(False)
             await asyncio.get_running_loop().sock_recv(self._control, 1)
+            self._ended = True
             crew.cancel_scope.cancel()
         counts = self.transport.account()
         sent = Sent(counts["payload_bytes"], counts["bytes_sent_kv"], self.round_trips_s,
@@ -136,7 +139,12 @@ class Host:
     async def _send_lists(self, peer: str, lists: Sequence[Sequence[Write]]) -> None:
         while True:
             for writes in lists:
-                await self.transport.write(peer, writes, deadline_s=DEADLINE_S)
+                try:
+                    await self.transport.write(peer, writes, deadline_s=DEADLINE_S)
+                except TransferError:
+                    if not self._ended:
+                        raise
+                    return  # the other lane was given up first, and cut the connection of both
 
     async def ping(self, peer: str, every_s: float) -> None:
         """One MODEL message after the other, and how long each took there and back."""
