@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from engines.errors import TransferError
 from engines.kv import Span
 from engines.layout import KvLayout
 from engines.messages import Admit, ReadDone
@@ -29,11 +30,15 @@ Part = Callable[["Host"], Coroutine[Any, Any, None]]
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What a sender's account says in the end: payload, and all bytes of its KV connections."""
+    """What a sender's account says in the end: payload, and all bytes of its KV connections.
+
+    Of each message that came back: how long it took, and how long the network had it both ways.
+    """
 
     payload_bytes: int
     kv_bytes: int
     round_trips_s: list[float]
+    networks_s: list[float]
 
 
 class _Keys:
@@ -66,8 +71,11 @@ class Host:
         self.pool = KvPool("kv", layout(piece_bytes), blocks * TOKENS)
         self.transport.register(self.pool)
         self.round_trips_s: list[float] = []
+        self.networks_s: list[float] = []
         self._control = control
         self._answer: asyncio.Future[None] | None = None
+        self._sent_s = 0.0
+        self._ended = False
 
     def play(self, part: Part) -> None:
         """Run it, and account for it in the end."""
@@ -78,9 +86,11 @@ class Host:
             crew.start_soon(part, self)
             self._control.setblocking(False)
             await asyncio.get_running_loop().sock_recv(self._control, 1)
+            self._ended = True
             crew.cancel_scope.cancel()
         counts = self.transport.account()
-        sent = Sent(counts["payload_bytes"], counts["bytes_sent_kv"], self.round_trips_s)
+        sent = Sent(counts["payload_bytes"], counts["bytes_sent_kv"], self.round_trips_s,
+                    self.networks_s)  # fmt: skip
         self._control.setblocking(True)
         self._control.sendall(msgspec.json.encode(sent))
 
@@ -90,14 +100,18 @@ class Host:
         self._control.sendall(b"R")
 
     async def receive(self) -> None:
-        """Take what comes; a MODEL message is answered with one as long."""
+        """Take what comes; a MODEL message is answered with one as long.
+
+        The answer's number says how many nanoseconds the network had the message.
+        """
         self.transport.quiesce()  # senders end first, in the middle of something
         await self.listen()
         await self.transport.serve(self._handle)
 
     def _handle(self, delivery: Delivery) -> None:
         if isinstance(delivery.message, Admit):
-            self.transport.post(delivery.sender, delivery.message, TrafficClass.MODEL)
+            answer = Admit(round(delivery.network_s * 1e9), delivery.message.content)
+            self.transport.post(delivery.sender, answer, TrafficClass.MODEL)
 
     async def send(self, *peers: str) -> None:
         """Write the pool into each peer's, piece by piece, over and over: a connection a peer."""
@@ -125,7 +139,12 @@ class Host:
     async def _send_lists(self, peer: str, lists: Sequence[Sequence[Write]]) -> None:
         while True:
             for writes in lists:
-                await self.transport.write(peer, writes, deadline_s=DEADLINE_S)
+                try:
+                    await self.transport.write(peer, writes, deadline_s=DEADLINE_S)
+                except TransferError:
+                    if not self._ended:
+                        raise
+                    return  # the other lane was given up first, and cut the connection of both
 
     async def ping(self, peer: str, every_s: float) -> None:
         """One MODEL message after the other, and how long each took there and back."""
@@ -137,15 +156,19 @@ class Host:
             while True:
                 number += 1
                 self._answer = asyncio.get_running_loop().create_future()
-                sent_s = time.monotonic()
+                self._sent_s = time.monotonic()
                 self.transport.post(peer, Admit(number, message), TrafficClass.MODEL)
                 await self._answer
-                self.round_trips_s.append(time.monotonic() - sent_s)
                 due_s = max(due_s + every_s, time.monotonic())
                 await anyio.sleep(max(0.0, due_s - time.monotonic()))
 
-    def _answered(self, _delivery: Delivery) -> None:
+    def _answered(self, delivery: Delivery) -> None:
+        took_s = time.monotonic() - self._sent_s
+        if not isinstance(delivery.message, Admit):
+            return
         if self._answer is not None and not self._answer.done():
+            self.round_trips_s.append(took_s)
+            self.networks_s.append(delivery.message.request / 1e9 + delivery.network_s)
             self._answer.set_result(None)
 
 

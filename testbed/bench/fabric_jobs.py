@@ -2,6 +2,11 @@
 
 import msgspec
 
+# What a window may lose to others and still count. Foreign CPU is judged as a run's is (5 % of two
+# cores); a link that is shaped to 1 ms of burst feels every 10 ms that a hypervisor takes.
+FOREIGN_CPUS = 0.1
+STOLEN_CPUS = 0.01
+
 
 class Bulk(msgspec.Struct, frozen=True, tag="bulk"):
     """Flows of KV into host h0, all over its one NIC, from as many hosts as there are flows.
@@ -16,15 +21,35 @@ class Bulk(msgspec.Struct, frozen=True, tag="bulk"):
     seconds: float = 2.0
 
 
+class Others(msgspec.Struct, frozen=True):
+    """CPUs that other programs used in a window, and CPUs that a hypervisor took away in it."""
+
+    foreign_cpus: float = 0.0
+    stolen_cpus: float = 0.0
+
+    @property
+    def disturb(self) -> bool:
+        """Whether what was measured beside them is worth another try."""
+        return self.foreign_cpus > FOREIGN_CPUS or self.stolen_cpus > STOLEN_CPUS
+
+    @property
+    def cpus(self) -> float:
+        """All that they took."""
+        return self.foreign_cpus + self.stolen_cpus
+
+
 class BulkResult(msgspec.Struct, frozen=True, tag=True):
     """Payload per second that h0's TCP delivered, CPU of all processes, and h0's NIC.
 
-    `nic_share` is what the NIC counted of payload, over what TCP delivered.
+    `nic_share` is what the NIC counted of payload, over what TCP delivered. `repeats` windows
+    came before this one, in which others disturbed.
     """
 
     goodput_bps: float
     cpu_s_per_gb: float
     nic_share: float
+    others: Others = Others()
+    repeats: int = 0
 
 
 class Latency(msgspec.Struct, frozen=True, tag="latency"):
@@ -40,10 +65,16 @@ class Latency(msgspec.Struct, frozen=True, tag="latency"):
 
 
 class LatencyResult(msgspec.Struct, frozen=True, tag=True):
-    """Round trips in seconds, sorted, and KV's payload per second."""
+    """Round trips in seconds, sorted, and KV's payload per second; the rest as of BulkResult.
+
+    `networks_s`, sorted as well: from a post to the kernel's stamp on arrival, both ways together.
+    """
 
     round_trips_s: list[float]
     kv_bps: float
+    others: Others = Others()
+    repeats: int = 0
+    networks_s: list[float] = []
 
 
 class Lab(msgspec.Struct, frozen=True):

@@ -48,6 +48,8 @@ def test_messages_come_back_beside_kv_that_fills_the_link() -> None:
     assert len(idle.round_trips_s) > 5 and idle.kv_bps == 0
     assert len(busy.round_trips_s) > 5 and busy.kv_bps > 0.8 * BPS
     assert busy.round_trips_s == sorted(busy.round_trips_s)
+    assert len(busy.networks_s) == len(busy.round_trips_s)
+    assert 0 < busy.networks_s[-1] < busy.round_trips_s[-1]
 
 
 def test_a_missing_program_is_said_and_the_next_job_is_done(tmp_path: Path) -> None:

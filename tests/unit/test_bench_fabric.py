@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from testbed.bench import fabric, fabric_nixl
-from testbed.bench.fabric_jobs import Built, Bulk, BulkResult, Failed, Lab, LatencyResult
+from testbed.bench.fabric_jobs import (
+    Built,
+    Bulk,
+    BulkResult,
+    Failed,
+    Lab,
+    LatencyResult,
+    Others,
+)
 from testbed.bench.table import Bench
 
 Rows = dict[str, tuple[str, bool | None]]
@@ -25,7 +33,8 @@ def rows(
                 yield bulk(job)
             else:
                 trip_s = 1e-3 if job.kv_senders == 0 else p99_s if lab.qos else 0.05
-                yield LatencyResult([1e-4] * 98 + [trip_s] * 2, 0.98 * job.bps)
+                trips_s = [1e-4] * 98 + [trip_s] * 2
+                yield LatencyResult(trips_s, 0.98 * job.bps, networks_s=[t / 2 for t in trips_s])
 
     monkeypatch.setattr(fabric, "_results", results)
     monkeypatch.setattr(fabric, "_busy_cpus", lambda: 0.0)
@@ -90,3 +99,31 @@ def test_isolation_is_judged_by_the_tail(monkeypatch: pytest.MonkeyPatch) -> Non
     over_idle = [holds for what, (_, holds) in found.items() if what.endswith("p99 over idle")]
     without = [holds for what, (_, holds) in found.items() if "without classes" in what]
     assert over_idle == [False] * 4 and without == [False] * 4
+
+
+def test_ours_and_nixl_are_compared_with_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine that becomes three times as fast half-way must not decide between them.
+    asked = 0
+
+    def drifting(job: Bulk) -> BulkResult:
+        nonlocal asked
+        if job.bps is not None:
+            return as_asked(job)
+        asked += 1
+        speed = (1 if asked < 9 else 3) * (1.1 if job.peer == "ours" else 1.0)
+        return BulkResult(speed * 1e10, 1 / speed, 1.0)
+
+    found = rows(monkeypatch, drifting, nixl="/a/python")
+    assert found["unshaped, 1 MiB: goodput, ours over NIXL"] == ("1.100", True)
+    assert found["unshaped, 1 MiB: CPU seconds a GB, ours over NIXL"] == ("0.909", True)
+
+
+def test_the_table_says_what_others_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def disturbed(job: Bulk) -> BulkResult:
+        return BulkResult(job.bps or 2e10, 0.4, 1.0, Others(foreign_cpus=1.0), repeats=3)
+
+    found = rows(monkeypatch, disturbed)
+    shares = {what: float(value) for what, (value, _) in found.items() if "measurements" in what}
+    assert len(shares) == 2 and all(0.5 < share < 1 for share in shares.values())
+    found = rows(monkeypatch, as_asked)
+    assert [value for what, (value, _) in found.items() if "measurements" in what] == ["0.000"] * 2
