@@ -11,7 +11,7 @@ from testbed.cli.output import print_json
 from testbed.clusters import names
 from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import LinkView, View
-from testbed.errors import RunFailed
+from testbed.errors import InputError, RunFailed
 from testbed.fabric.wire import MODEL_CLASS
 
 LOOK_S = 2.0  # one that is stopped must not hide the others
@@ -43,7 +43,7 @@ def command(name: str | None, as_json: bool) -> int:
 def _look(name: str) -> View | None:
     try:
         return Cluster(name).look(LOOK_S)
-    except RunFailed as error:
+    except (RunFailed, InputError) as error:
         if name in names.live():  # else it went down meanwhile
             click.echo(f"testbed: {error}", err=True)
         return None

@@ -174,3 +174,41 @@ def _pidfd(pid: int) -> int:
     import os
 
     return os.pidfd_open(pid)
+
+
+@pytest.mark.parametrize("stopped", ["unshare", "keeper"])
+def test_a_stopped_cluster_hides_no_other_and_goes_down(outside: Outside, stopped: str) -> None:
+    name, other = _name(outside, "stopped"), _name(outside, "other")
+    for one in (name, other):
+        assert outside.call("up", SMALL, "--name", one).returncode == 0
+    (keeper,) = _keepers(outside, name)
+    pid = keeper if stopped == "keeper" else _parent(keeper)
+    signal.pidfd_send_signal(_pidfd(pid), signal.SIGSTOP)
+    assert other in outside.call("status").stdout
+    assert outside.call("down", name).returncode == 0
+    assert not outside.names(name)
+    assert outside.call("exec", "-c", other, "store0", "--", "true").returncode == 0
+    assert outside.call("down", other).returncode == 0
+
+
+def _keepers(outside: Outside, name: str) -> set[int]:
+    found = {pid for pid in outside.processes() if _is(pid, "keeper")}
+    return {pid for pid in found if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_mininets_command_line_and_a_missing_program(outside: Outside) -> None:
+    name = _name(outside, "shell")
+    assert outside.call("up", SMALL, "--name", name).returncode == 0
+    script = outside.folder / "script"
+    script.write_text("nodes\npe0-buf ping -c1 de0-buf\npe0-buf hostname -I\nexit\n")
+    told = outside.call("shell", "-c", name, "--script", str(script))
+    assert told.returncode == 0, told.stderr
+    said = told.stdout + told.stderr
+    assert "sw-storage" in said and "0% packet loss" in said and "198.18.0." in said
+    missing = outside.call("exec", "-c", name, "store0", "--", "no-such-program")
+    assert (missing.returncode, "no such program" in missing.stderr) == (127, True)
+    assert outside.call("down", name).returncode == 0

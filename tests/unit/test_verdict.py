@@ -11,6 +11,7 @@ from testbed.results.metrics import measure
 from testbed.results.rundata import RunData
 from testbed.results.schema import PolicyResult, Verdict
 from testbed.results.verdict import join, judge
+from testbed.worlds.samples import Change
 
 
 def sound() -> tuple[RunData, PolicyResult]:
@@ -120,3 +121,19 @@ def test_a_comparison_is_as_good_as_its_worst_run() -> None:
     assert join({"x": late, "y": wrong}) == Verdict(
         "failed", "inconclusive", ("x: b", "x: c", "y: a")
     )
+
+
+def test_a_network_that_somebody_changed_is_not_the_experiments() -> None:
+    run, result = sound()
+    run.samples.changes = [Change(101.0, "link", "pe0-buf:snic to 1 Mbit/s")]
+    verdict = judged(run, result)
+    assert (verdict.functional, verdict.timing) == ("passed", "inconclusive")
+    assert "changed the network 1 times" in verdict.causes[0]
+
+
+def test_classes_that_somebody_switched_leave_the_class_of_kv_unknown() -> None:
+    run, result = sound()
+    run.samples.changes = [Change(101.0, "qos", "classes off"), Change(102.0, "qos", "classes on")]
+    verdict = judged(run, result)
+    assert (verdict.functional, verdict.timing) == ("inconclusive", "inconclusive")
+    assert "switched the traffic classes" in verdict.causes[0]
