@@ -4,11 +4,16 @@ Loaded by pytest wherever the package is installed; it costs nothing until a fix
 """
 
 import os
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from testbed.pytest_plugin.summary import CAUSE, KEPT, VERDICT, StepSummary
+from testbed.pytest_plugin.summary import EXPERIMENT as OF_EXPERIMENT
 
 if TYPE_CHECKING:
     from testbed.pytest_plugin.cluster import PdCluster
@@ -16,15 +21,16 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "1p1d.yaml"
 REPORT = pytest.StashKey[dict[str, pytest.TestReport]]()
-SUMMARY = pytest.StashKey[list[tuple[str, str, str]]]()
+KEEPS = pytest.StashKey[Path]()  # where what a test leaves goes, if it fails
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the group "dualpath"."""
     group = parser.getgroup("dualpath", "DualPath testbed")
     require = {
-        "dest": "dualpath_require", "choices": ["functional", "timing"], "default": "timing",
-        "help": "which verdict a cluster's run must pass; functional for noisy, shared machines",
+        "dest": "dualpath_require", "choices": ["functional", "timing"], "default": "functional",
+        "help": "which verdict a cluster's run must pass: functional (default), or timing too, for "
+        "tests about times on a quiet machine",
     }  # fmt: skip
     try:
         group.addoption("--require", "--dualpath-require", **require)
@@ -51,15 +57,47 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "capture(*links): record these interfaces (`pe0-buf:snic`) during the test"
     )
-    config.stash[SUMMARY] = []
+    target = config.getoption("dualpath_summary", None)
+    if target and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(StepSummary(Path(target)), "dualpath-summary")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Remember how each phase of a test ended, for what its fixtures keep."""
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
+    """Remember how each phase of a test ended, for what its fixtures keep, and say where."""
+    if call.excinfo is not None and not item.config.getoption("fulltrace", False):
+        _end_at_the_test(call.excinfo.value)
     report: pytest.TestReport = yield  # type: ignore[assignment]
     item.stash.setdefault(REPORT, {})[report.when or ""] = report
+    if report.failed and report.when != "teardown" and KEEPS in item.stash:
+        words = f"logs, captures and results are kept in {item.stash[KEEPS].absolute()}"
+        report.sections.append(("DualPath testbed", words))
     return report  # type: ignore[return-value]
+
+
+def _end_at_the_test(error: BaseException) -> None:
+    """Leave out where the testbed raised an error of its own: its message is for whoever asked."""
+    from testbed.errors import TestbedError
+
+    before, entry = None, error.__traceback__
+    while isinstance(error, TestbedError) and entry is not None:
+        if str(entry.tb_frame.f_globals.get("__name__", "")).startswith("testbed."):
+            if before is not None:
+                before.tb_next = None
+            return
+        before, entry = entry, entry.tb_next
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """A fixture that cannot be had fails with the error's message alone."""
+    from testbed.errors import TestbedError
+
+    try:
+        yield
+    except TestbedError as error:
+        refusal = f"{type(error).__name__}: {error}"
+        raise pytest.fail.Exception(refusal, pytrace=False) from None
 
 
 @pytest.fixture
@@ -70,13 +108,18 @@ def fabric(request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[Network]
     from testbed.pytest_plugin.network import Network
 
     name = cluster_name(request)
-    with bring_up(_experiment(request), name, tmp_path / "dualpath", lambda _: None) as held:
+    with _plainly():
+        up = bring_up(_experiment(request), name, tmp_path / "dualpath", lambda _: None)
+    with up as held:
         network = Network(held.cluster, held.folder)
+        request.node.stash[KEEPS] = _kept(request)
         try:
-            for link in _links_to_capture(request):
-                network.capture(link)
+            with _plainly():
+                for link in _links_to_capture(request):
+                    network.capture(link)
             yield network
         finally:
+            _tell_of_network(request, network)
             network.close()
             if _failed(request):
                 keep(held.folder, _kept(request))
@@ -88,47 +131,45 @@ def pd_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[PdCl
     from testbed.pytest_plugin.cluster import PdCluster
     from testbed.pytest_plugin.keep import keep
 
-    cluster = PdCluster(
-        _experiment(request),
-        cluster_name(request),
-        tmp_path / "dualpath",
-        request.config.getoption("dualpath_require"),
-        _links_to_capture(request),
-    )
+    with _plainly():
+        cluster = PdCluster(
+            _experiment(request),
+            cluster_name(request),
+            tmp_path / "dualpath",
+            request.config.getoption("dualpath_require"),
+            _links_to_capture(request),
+        )
+    request.node.stash[KEEPS] = _kept(request)
     try:
         yield cluster
     finally:
         cluster.close()
-        _tell(request, cluster)
+        _tell_of_cluster(request, cluster)
         if _failed(request):
             keep(cluster.root, _kept(request))
 
 
-def _tell(request: pytest.FixtureRequest, cluster: "PdCluster") -> None:
-    """Verdicts into JUnit's properties and the step summary."""
+def _tell_of_network(request: pytest.FixtureRequest, network: "Network") -> None:
+    """Links that were changed, and what those that were used carried, into JUnit's properties."""
+    from testbed.errors import TestbedError
+
+    told = request.node.user_properties
+    told += [("link changed", change) for change in network.changes]
+    try:
+        for link, classes in network.ledger.carried().items():
+            words = ", ".join(f"{payload} of {name}" for name, payload in classes.items())
+            told.append((f"payload bytes of {link}", words))
+    except TestbedError as error:  # the test brought it down
+        told.append(("payload bytes", f"unknown: {error}"))
+
+
+def _tell_of_cluster(request: pytest.FixtureRequest, cluster: "PdCluster") -> None:
+    """Verdicts and changed links into JUnit's properties."""
+    request.node.user_properties += [("link changed", change) for change in cluster.changes]
     for policy, verdict in cluster.verdicts:
         words = f"functional {verdict.functional}, timing {verdict.timing}"
-        request.node.user_properties.append((f"verdict of {policy}", words))
-        for cause in verdict.causes:
-            request.node.user_properties.append(("cause", cause))
-        causes = "; ".join(verdict.causes)
-        request.config.stash[SUMMARY].append((request.node.nodeid, f"{policy}: {words}", causes))
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The step summary, in Markdown."""
-    rows = session.config.stash.get(SUMMARY, [])
-    target = session.config.getoption("--dualpath-summary", None)
-    if not rows or not target or hasattr(session.config, "workerinput"):
-        return
-    lines = ["", "| test | verdict | causes |", "|---|---|---|"]
-    lines += [f"| `{_cell(test)}` | {_cell(said)} | {_cell(why)} |" for test, said, why in rows]
-    with Path(target).open("a", encoding="utf-8") as summary:
-        summary.write("\n".join(lines) + "\n")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+        request.node.user_properties.append((f"{VERDICT}{policy}", words))
+        request.node.user_properties += [(CAUSE, cause) for cause in verdict.causes]
 
 
 def cluster_name(request: pytest.FixtureRequest) -> str:
@@ -144,16 +185,25 @@ def _experiment(request: pytest.FixtureRequest) -> Any:
     marker = request.node.get_closest_marker("experiment")
     file = marker.args[0] if marker and marker.args else EXPERIMENT
     settings = [f"{key}={value}" for key, value in (marker.kwargs if marker else {}).items()]
-    return load_experiment(_found(file, request.path.parent), settings)
+    request.node.user_properties.append((OF_EXPERIMENT, " ".join([str(file), *settings])))
+    return load_experiment(_found(str(file), request.path.parent), settings)
 
 
 def _found(file: str, beside: Path) -> Path:
     """A path as it is, one beside the test's file, or a packaged experiment."""
-    import topologies
+    from testbed.errors import InputError
+    from testbed.spec import PACKAGED
 
-    packaged = Path(topologies.__file__).parent / file
+    packaged = PACKAGED / file
     candidates = [Path(file), beside / file, packaged, packaged.with_suffix(".yaml")]
-    return next((path for path in candidates if path.is_file()), Path(file))
+    for path in candidates:
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in PACKAGED.glob("*.yaml")))
+    raise InputError(
+        f"no experiment {file!r}: no such file in {Path.cwd()} or {beside}, and none of the "
+        f"packaged ones: {names}"
+    )
 
 
 def _links_to_capture(request: pytest.FixtureRequest) -> list[str]:
@@ -162,10 +212,16 @@ def _links_to_capture(request: pytest.FixtureRequest) -> list[str]:
 
 def _failed(request: pytest.FixtureRequest) -> bool:
     reports = request.node.stash.get(REPORT, {})
-    return any(report.failed for report in reports.values())
+    failed = any(report.failed for report in reports.values())
+    if failed:
+        request.node.user_properties.append((KEPT, str(_kept(request))))
+    return failed
 
 
 def _kept(request: pytest.FixtureRequest) -> Path:
     from testbed.clusters.names import as_name
 
-    return Path(request.config.getoption("--dualpath-keep")) / as_name(request.node.nodeid)
+    test: str = request.node.nodeid
+    # as_name cuts and changes letters: tests that differ in those must not share a folder.
+    name = f"{as_name(test)}-{zlib.crc32(test.encode()):08x}"
+    return Path(request.config.getoption("--dualpath-keep")) / name

@@ -17,6 +17,8 @@ from testbed.results.schema import Comparison, PolicyResult, Verdict
 from testbed.results.verdict import INCONCLUSIVE, PASSED
 from testbed.spec import Experiment
 
+__tracebackhide__ = True  # pytest shows the test's line and the message
+
 POLL_S = 0.05
 START_S = 120.0
 
@@ -35,6 +37,7 @@ class PdCluster:
         self.root = root
         self.require = require
         self.verdicts: list[tuple[str, Verdict]] = []
+        self.changes: list[str] = []  # of links, in words
         self._captured = captured
         self._running: Run | None = None
 
@@ -101,8 +104,8 @@ class Run:
         """Wait for its end; AssertionError if it fails the verdict that is required."""
         try:
             out, _ = self._process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise RunFailed(f"{self.policy} was not done within {timeout_s:g} s") from error
+        except subprocess.TimeoutExpired:
+            raise RunFailed(f"{self.policy} was not done within {timeout_s:g} s") from None
         code = self._process.returncode
         if not out:
             lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -120,6 +123,8 @@ class Run:
         """End it, if it goes on."""
         if self._network is not None:
             self._network.close()
+            self._owner.changes += self._network.changes
+            self._network = None
         if self._process.poll() is None:
             self._process.terminate()
         self._process.wait()

@@ -11,6 +11,8 @@ def keep(folder: Path, target: Path) -> list[Path]:
     shutil.rmtree(target, ignore_errors=True)
     kept = []
     for path in sorted({found for pattern in WORTH_KEEPING for found in folder.rglob(pattern)}):
+        if path.suffix == ".log" and not path.stat().st_size:
+            continue  # of a program that said nothing
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)

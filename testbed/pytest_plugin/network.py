@@ -11,15 +11,18 @@ from engines.seams.transport import DSCP
 from testbed.cli.clusters import link_id, rate_bps, time_s
 from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import LinkView, View
-from testbed.errors import InputError, RunFailed
+from testbed.errors import EnvironmentUnfit, InputError, RunFailed
 from testbed.fabric.addresses import NicAddress
-from testbed.fabric.wire import KV_CLASS, MODEL_CLASS, ClassCounters
+from testbed.pytest_plugin.ledger import Ledger
 from testbed.yamlfile import nearest
 
-HANDLES = {"MODEL": MODEL_CLASS, "KV": KV_CLASS}
+__tracebackhide__ = True  # pytest shows the test's line and the message
+
 DSCP_OF = {str(one).upper(): dscp for one, dscp in DSCP.items()}
 POLL_S = 0.05
+PROBE_DELAY_S = 1e-6
 LISTENING = "0A"  # proc_net_tcp(5)
+UNMARKED = "unmarked"
 
 
 class Network:
@@ -29,7 +32,9 @@ class Network:
         self.cluster = cluster
         self.folder = folder
         self._programs: list[subprocess.Popen[Any]] = []
-        self._captures = ExitStack()
+        self._captures: dict[str, tuple[Path, ExitStack]] = {}
+        self._can_delay: bool | None = None
+        self.changes: list[str] = []  # of links, in words
         self._nics = {host.name: host.nics for host in cluster.look().hosts}
         self.ledger = Ledger(cluster.look)
 
@@ -48,11 +53,23 @@ class Network:
         return nics[nic].ip
 
     def popen(self, host: str, argv: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
-        """Start a program in a host; options are those of subprocess.Popen."""
+        """Start a program in a host; options are those of subprocess.Popen.
+
+        Output that the options send nowhere goes to a file of `logs/` in the test's folder.
+        """
         self._of(host)
-        program = self.cluster.popen(host, argv, **options)
+        with ExitStack() as closing:
+            if "stdout" not in options or "stderr" not in options:
+                log = closing.enter_context(self._log_of(host, argv[0]).open("ab"))
+                options = {"stdout": log, "stderr": log, **options}
+            program = self.cluster.popen(host, argv, **options)
         self._programs.append(program)
         return program
+
+    def _log_of(self, host: str, program: str) -> Path:
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        return logs / f"{len(self._programs) + 1}-{host}-{Path(program).name}.log"
 
     def run(
         self, host: str, argv: Sequence[str], *, timeout_s: float = 60.0, check: bool = True
@@ -64,11 +81,11 @@ class Network:
         program = self.popen(host, argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             out, err = program.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
+        except subprocess.TimeoutExpired:
             program.kill()
             raise RunFailed(
                 f"{' '.join(argv)} in {host} was not done within {timeout_s:g} s"
-            ) from error
+            ) from None
         if check and program.returncode != 0:
             raise RunFailed(
                 f"{' '.join(argv)} in {host} ended with code {program.returncode}: "
@@ -94,9 +111,26 @@ class Network:
 
     def link(self, name: str) -> "Link":
         """A data link by `HOST:NIC`, like pe0-buf:snic or pe0:uplink."""
-        link = Link(self.cluster, *link_id(name))
+        link = Link(self.cluster, *link_id(name), self.changes.append)
         link.look()
         return link
+
+    @property
+    def can_delay(self) -> bool:
+        """Whether links here can be delayed for any program: this kernel has netem.
+
+        Found by delaying a link for a moment, when first asked.
+        """
+        if self._can_delay is None:
+            link = self.cluster.look().links[0].state
+            try:
+                if not link.delay_s:
+                    self.cluster.set_link(link.owner, link.nic, delay_s=PROBE_DELAY_S)
+                    self.cluster.set_link(link.owner, link.nic, delay_s=link.delay_s)
+                self._can_delay = True
+            except EnvironmentUnfit:
+                self._can_delay = False
+        return self._can_delay
 
     def qos(self, on: bool) -> None:
         """Traffic classes on or off."""
@@ -116,8 +150,32 @@ class Network:
         from testbed.clusters.recording import record
 
         path = self.folder / f"{link.replace(':', '-')}.pcapng"
-        self._captures.enter_context(record(self.cluster, link, path).in_thread())
+        recording = ExitStack()
+        recording.enter_context(record(self.cluster, link, path).in_thread())
+        self._captures[link] = path, recording
         return path
+
+    def marks_seen(self, link: str) -> dict[str, int]:
+        """End the capture of an interface; bytes on the wire that crossed it by mark, both ways.
+
+        By class (MODEL, KV, CTRL), "unmarked" for DSCP 0, "DSCP n" for any other; marks that no
+        packet had are not there. Raises InputError without a capture, RunFailed for one with gaps.
+        """
+        from testbed.capture.summary import summarise
+
+        if link not in self._captures:
+            raise InputError(f"{link} was not captured: call capture({link!r}) before the traffic")
+        path, recording = self._captures[link]
+        recording.close()
+        summary = summarise(path)
+        if summary.dropped or summary.cut_short:
+            raise RunFailed(f"{path} has gaps ({summary.dropped} packets dropped): send less")
+        names = {dscp: name for name, dscp in DSCP_OF.items()} | {0: UNMARKED}
+        seen: dict[str, int] = {}
+        for total in summary.marks:
+            name = names.get(total.dscp, f"DSCP {total.dscp}")
+            seen[name] = seen.get(name, 0) + total.wire_bytes
+        return seen
 
     def _of(self, host: str) -> dict[str, NicAddress]:
         if host not in self._nics:
@@ -133,14 +191,18 @@ class Network:
             for stream in (program.stdin, program.stdout, program.stderr):
                 if stream is not None:
                     stream.close()
-        self._captures.close()
+        for _, recording in self._captures.values():
+            recording.close()
 
 
 class Link:
     """One data link of a live cluster."""
 
-    def __init__(self, cluster: Cluster, owner: str, nic: str) -> None:
+    def __init__(
+        self, cluster: Cluster, owner: str, nic: str, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._cluster = cluster
+        self._tell = tell
         self.owner, self.nic = owner, nic
 
     def look(self) -> LinkView:
@@ -153,63 +215,27 @@ class Link:
         return self.look().state.payload_bps
 
     def set(self, *, rate: float | str | None = None, delay: float | str | None = None) -> None:
-        """Change rate (bit/s or "200Mbps") or delay (seconds or "2ms"); what is None stays."""
+        """Change rate (bit/s or "200Mbps") or delay (seconds or "2ms"); what is None stays.
+
+        Raises EnvironmentUnfit for a delay without netem: `Network.can_delay` tells before.
+        """
         self._cluster.set_link(
             self.owner,
             self.nic,
             payload_bps=rate_bps(rate) if isinstance(rate, str) else rate,
             delay_s=time_s(delay) if isinstance(delay, str) else delay,
         )
+        values = [
+            f"{key} {value}"
+            for key, value in (("rate", rate), ("delay", delay))
+            if value is not None
+        ]
+        self._tell(f"{self.owner}:{self.nic} {' '.join(values)}")
 
     def reset(self) -> None:
         """Back to the topology's values."""
         self._cluster.reset_links(self.owner, self.nic)
-
-
-class Ledger:
-    """What each class of each link carried since the test began, or since `reset`."""
-
-    def __init__(self, look: Callable[[], View]) -> None:
-        self._look = look
-        self._start = _payloads(look())
-
-    def reset(self) -> None:
-        """Count from here."""
-        self._start = _payloads(self._look())
-
-    def sent(self, link: str, traffic_class: str) -> int:
-        """Payload bytes that the link's owner sent in a class, MODEL or KV."""
-        return self._counted(link, traffic_class)[0]
-
-    def received(self, link: str, traffic_class: str) -> int:
-        """Payload bytes that its owner received in a class."""
-        return self._counted(link, traffic_class)[1]
-
-    def assert_class(
-        self, link: str, traffic_class: str, *, at_least: int = 1, others_at_most: int | None = None
-    ) -> None:
-        """AssertionError unless the link carried that many payload bytes in the class, both ways.
-
-        What it may have carried in the other class is a hundredth of it, unless it is given.
-        """
-        carried = {name: sum(self._counted(link, name)) for name in HANDLES}
-        mine = carried.pop(traffic_class)
-        ((other, strayed),) = carried.items()
-        most = at_least // 100 if others_at_most is None else others_at_most
-        table = f"{link} carried {mine} payload bytes of {traffic_class}, {strayed} of {other}"
-        assert mine >= at_least, f"{table}; at least {at_least} of {traffic_class} were expected"
-        assert strayed <= most, f"{table}; at most {most} of {other} were expected"
-
-    def _counted(self, link: str, traffic_class: str) -> tuple[int, int]:
-        if traffic_class not in HANDLES:
-            raise InputError(f"class {traffic_class!r}: links tell {' and '.join(HANDLES)} apart")
-        now = _payloads(self._look())
-        key = (link, HANDLES[traffic_class])
-        if key not in now:
-            known = sorted({name for name, _ in now})
-            raise InputError(f"no shaped link {link!r}; {nearest(link, known, 'link')}")
-        before, after = self._start.get(key, (0, 0)), now[key]
-        return after[0] - before[0], after[1] - before[1]
+        self._tell(f"{self.owner}:{self.nic} reset")
 
 
 def _find(view: View, owner: str, nic: str) -> LinkView:
@@ -218,22 +244,3 @@ def _find(view: View, owner: str, nic: str) -> LinkView:
             return link
     known = [f"{link.state.owner}:{link.state.nic}" for link in view.links]
     raise InputError(f"no data link {owner}:{nic}; {nearest(f'{owner}:{nic}', known, 'link')}")
-
-
-def _payloads(view: View) -> dict[tuple[str, str], tuple[int, int]]:
-    """Payload bytes by link and class, sent and received by the link's owner."""
-    found = {}
-    for link in view.links:
-        if link.classes is None:
-            continue
-        ends = link.classes.sent, link.classes.received
-        for handle in HANDLES.values():
-            sent, received = (_payload(end.get(handle)) for end in ends)
-            found[f"{link.state.owner}:{link.state.nic}", handle] = (sent, received)
-    return found
-
-
-def _payload(counted: ClassCounters | None) -> int:
-    if counted is None:
-        return 0
-    return counted.payload_bytes
