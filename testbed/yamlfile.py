@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 16
+NEAR = 0.6  # of two names' letters: below, one is no slip of the pen for the other
+MOST_LISTED, FEW_LISTED = 16, 5  # names in a message that none of them is near to
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -175,11 +177,15 @@ def convert(document: Document, kind: type[T]) -> T:
 
 
 def nearest(name: object, known: Sequence[str], what: str = "known") -> str:
-    """`nearest known: 'x'`, or all names if none is near."""
-    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    """`nearest known: 'x'`; if none is near, all names, or of many those that are least far."""
+    close = get_close_matches(str(name), known, n=1, cutoff=NEAR)
     if close:
         return f"nearest {what}: {close[0]!r}"
-    return f"{what}: {', '.join(repr(name) for name in sorted(known))}"
+    if len(known) <= MOST_LISTED:
+        return f"{what}: {', '.join(repr(name) for name in sorted(known))}"
+    some = get_close_matches(str(name), known, n=FEW_LISTED, cutoff=0.0)
+    more = len(known) - len(some)
+    return f"{what}: {', '.join(repr(name) for name in some)} and {more} more"
 
 
 def _check(document: Document, value: Any, kind: inspect.Type, key: Key) -> None:

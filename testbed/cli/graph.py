@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from testbed.cli.clusters import cluster_option, one_name
 from testbed.clusters import graph, names
 from testbed.clusters.client import Cluster
 from testbed.clusters.svg import svg
@@ -21,6 +22,7 @@ SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".md": "mermaid", ".dot": "dot", "
 
 
 @click.command("graph")
+@cluster_option
 @click.argument("what", required=False)
 @click.option("--format", "as_format", type=click.Choice(list(FORMATS)), help="Else by FILE's end.")
 @click.option(
@@ -33,9 +35,11 @@ SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".md": "mermaid", ".dot": "dot", "
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Links and loads as JSON.")
 def command(
-    what: str | None, as_format: str | None, output: Path | None, seconds: float, as_json: bool
-) -> None:
+    what: str | None, cluster: str | None, as_format: str | None, output: Path | None,
+    seconds: float, as_json: bool,
+) -> None:  # fmt: skip
     """Draw WHAT: an experiment's file, or a live cluster with what its links carry now."""
+    what = one_name(what, cluster)
     drawn = _of_file(Path(what)) if what and what.endswith((".yaml", ".yml")) else _of_live(
         what, seconds
     )  # fmt: skip

@@ -8,6 +8,7 @@ from testbed.cli.clusters import cluster_option, link_id, mbps, rate_bps, time_s
 from testbed.cli.output import print_json
 from testbed.clusters.client import Cluster
 from testbed.clusters.protocol import View
+from testbed.delays import NOBODY
 from testbed.errors import InputError
 from testbed.fabric.linkstate import LinkState
 from testbed.yamlfile import nearest
@@ -84,5 +85,6 @@ def _row(state: LinkState) -> tuple[str, ...]:
     return (
         f"{state.owner}:{state.nic}",
         mbps(state.payload_bps), mbps(state.nominal_bps),
-        f"{state.delay_s * 1e3:g}", f"{state.nominal_delay_s * 1e3:g}", state.delay_by,
+        f"{state.delay_s * 1e3:g}", f"{state.nominal_delay_s * 1e3:g}",
+        "" if state.delay_by == NOBODY else state.delay_by,
     )  # fmt: skip

@@ -5,10 +5,10 @@ from rich.console import Console
 from rich.table import Table
 
 from engines.seams.transport import DSCP, TrafficClass
-from testbed.cli.clusters import cluster_option
+from testbed.cli.clusters import cluster_option, mark_words, megabytes
 from testbed.cli.output import print_json
 from testbed.clusters.client import Cluster
-from testbed.clusters.protocol import View
+from testbed.clusters.protocol import LinkView, View
 from testbed.errors import InputError
 from testbed.fabric.counters import LinkClasses
 from testbed.fabric.wire import KV_CLASS, MODEL_CLASS
@@ -23,10 +23,14 @@ def command() -> None:
 
 @command.command("show")
 @cluster_option
-@click.option("--json", "as_json", is_flag=True, help="Counters as JSON.")
-def show(cluster: str | None, as_json: bool) -> None:
-    """Whether classes are on, marks by port, and what each class of each link sent."""
-    _tell(Cluster(cluster).look(), as_json)
+@click.option("--all", "every", is_flag=True, help="Also links that carried nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Counters of all links as JSON.")
+def show(cluster: str | None, every: bool, as_json: bool) -> None:
+    """Whether classes are on, marks by port, and what each class of each link carried.
+
+    MB are payload, without headers; what waits is on the wire, with them.
+    """
+    _tell(Cluster(cluster).look(), every, as_json)
 
 
 @command.command("on")
@@ -53,9 +57,10 @@ def off(cluster: str | None) -> None:
 def mark(cluster: str | None, port: str, as_class: str, host: str | None) -> None:
     """Mark what crosses PORT (5201, udp/53) as CLASS: MODEL, KV, CTRL, a DSCP, or none."""
     proto, number = _port(port)
-    Cluster(cluster).mark(proto, number, _dscp(as_class), host)
+    dscp = _dscp(as_class)
+    Cluster(cluster).mark(proto, number, dscp, host)
     where = host or "every host"
-    click.echo(f"{proto}/{number} at {where}: {as_class}")
+    click.echo(f"{proto}/{number} at {where}: {mark_words(dscp)}")
 
 
 def _port(text: str) -> tuple[str, int]:
@@ -76,7 +81,7 @@ def _dscp(word: str) -> int | None:
     raise InputError(f"class {word!r}: use MODEL, KV, CTRL, none, or a DSCP from 0 to 63")
 
 
-def _tell(view: View, as_json: bool) -> None:
+def _tell(view: View, every: bool, as_json: bool) -> None:
     if as_json:
         links = {f"{one.state.owner}:{one.state.nic}": one.classes for one in view.links}
         print_json({"qos": view.qos, "marks": view.marks, "links": links})
@@ -85,20 +90,35 @@ def _tell(view: View, as_json: bool) -> None:
     console.print(f"classes are {'on' if view.qos else 'off'}")
     for one in view.marks:
         where = one.host or "every host"
-        console.print(f"{one.proto}/{one.port} at {where}: DSCP {one.dscp}, by {one.by}")
+        console.print(f"{one.proto}/{one.port} at {where}: {mark_words(one.dscp)}, by {one.by}")
+    shown = [link for link in view.links if link.classes and (every or _used(link.classes))]
+    if shown:
+        console.print(_table(shown))
+    if quiet := len([link for link in view.links if link.classes]) - len(shown):
+        whose = f"{quiet} other links" if shown else f"all {quiet} links"
+        console.print(f"{whose} carried nothing yet; --all has them")
+
+
+def _used(classes: LinkClasses) -> bool:
+    """Whether anything crossed the link, waits for it or was dropped."""
+    counted = [one for end in (classes.sent, classes.received) for one in end.values()]
+    return any(one.payload_bytes > 0 or one.backlog_bytes or one.dropped_packets for one in counted)
+
+
+def _table(links: list[LinkView]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("link", "class", "MB out", "MB in", "waits, KB", "dropped"):
         table.add_column(title, justify="left" if title in ("link", "class") else "right")
-    for link in view.links:
+    for link in links:
         if link.classes is not None:
             for handle, title in NAMES.items():
                 row = _row(link.classes, handle)
                 table.add_row(f"{link.state.owner}:{link.state.nic}", title, *row)
-    console.print(table)
+    return table
 
 
 def _row(classes: LinkClasses, handle: str) -> tuple[str, ...]:
     ends = [end[handle] for end in (classes.sent, classes.received) if handle in end]
-    sent = [f"{end.sent_bytes / 1e6:.2f}" for end in ends] or ["", ""]
+    sent = [megabytes(end.payload_bytes) for end in ends] or ["", ""]
     waits = sum(end.backlog_bytes for end in ends) / 1e3
     return (*sent, f"{waits:.1f}", str(sum(end.dropped_packets for end in ends)))

@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from testbed.cli.clusters import mbps
+from testbed.cli.clusters import mark_words, mbps, megabytes, named, one_name
 from testbed.cli.output import print_json
 from testbed.clusters import names
 from testbed.clusters.client import Cluster
@@ -18,10 +18,14 @@ LOOK_S = 2.0  # one that is stopped must not hide the others
 
 
 @click.command("status")
-@click.argument("name", required=False)
+@named
 @click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
-def command(name: str | None, as_json: bool) -> int:
-    """Show the cluster NAME; without one, all that are up, or the only one."""
+def command(name: str | None, cluster: str | None, as_json: bool) -> int:
+    """Show the cluster NAME; without one, all that are up, or the only one.
+
+    MB are payload: a link's without headers, and what of it went as MODEL (or CTRL).
+    """
+    name = one_name(name, cluster)
     wanted = [names.find(name)] if name is not None else names.live()
     views = [view for one in wanted if (view := _look(one)) is not None]
     if wanted and not views:
@@ -53,7 +57,7 @@ def _summary(view: View, console: Console) -> None:
     about = view.about
     up_s = time.monotonic() - about.since_s
     changed = [link for link in view.links if not _nominal(link)]
-    marks = [f"{m.host or 'all hosts'} {m.proto}/{m.port} DSCP {m.dscp}" for m in view.marks]
+    marks = [f"{m.host or 'all hosts'} {m.proto}/{m.port} {mark_words(m.dscp)}" for m in view.marks]
     console.print(
         f"[bold]{about.name}[/] ({about.kind}, {about.privilege}): {view.phase} for {up_s:.0f} s, "
         f"{len(view.hosts)} hosts, {len(view.links)} data links, {len(changed)} changed; "
@@ -71,7 +75,7 @@ def _nominal(link: LinkView) -> bool:
 
 def _links(view: View) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("link", "switch", "rate, Mbit/s", "MB out/in", "MODEL", "dropped"):
+    for title in ("link", "switch", "rate, Mbit/s", "MB out/in", "of it MODEL", "dropped"):
         named = title in ("link", "switch")
         table.add_column(title, justify="left" if named else "right", no_wrap=True)
     for link in view.links:
@@ -91,13 +95,13 @@ def _rate(link: LinkView) -> str:
 
 
 def _mb(counted: tuple[int, int]) -> str:
-    return "/".join(f"{one / 1e6:.2f}" for one in counted)
+    return "/".join(megabytes(one) for one in counted)
 
 
 def _of_classes(link: LinkView) -> tuple[str, str]:
     if link.classes is None:
         return "", ""
     ends = (link.classes.sent, link.classes.received)
-    out, into = (end[MODEL_CLASS].sent_bytes if MODEL_CLASS in end else 0 for end in ends)
+    out, into = (end[MODEL_CLASS].payload_bytes if MODEL_CLASS in end else 0 for end in ends)
     dropped = sum(counted.dropped_packets for end in ends for counted in end.values())
     return _mb((out, into)), str(dropped)

@@ -109,10 +109,23 @@ def _by_user() -> dict[int, set[str]]:
     return found
 
 
-def _of_others() -> str:
-    """Where a cluster that is missed may be: a user's are not root's, and the other way round."""
-    users = ", ".join(f"user {uid}" for uid in sorted(_by_user()) if uid != os.getuid())
-    return f"{users} has some: they brought theirs up with or without sudo" if users else ""
+def _of_others(name: str | None) -> str:
+    """Who else has that cluster up, or any without a name, and how to reach it; else empty.
+
+    A user's clusters are not root's, and the other way round.
+    """
+    having = sorted(
+        uid
+        for uid, theirs in _by_user().items()
+        if uid != os.getuid() and (name is None or name in theirs)
+    )
+    what, it = ("clusters", "them") if name is None else (f"{name!r}", "it")
+    if 0 in having:
+        return f"root has {what} up: use sudo to reach {it}"
+    if having:
+        users = ", ".join(f"user {uid}" for uid in having)
+        return f"{users} has {what} up: reach {it} as that user, without sudo"
+    return ""
 
 
 def find(name: str | None) -> str:
@@ -120,16 +133,12 @@ def find(name: str | None) -> str:
     known = live()
     if name is not None:
         if name not in known:
-            users = _by_user()
-            elsewhere = any(name in users[uid] for uid in users if uid != os.getuid())
-            if known and not elsewhere:
-                hint = nearest(name, known, "cluster")
-            else:
-                hint = _of_others() or "none is up; see testbed up --help"
-            raise InputError(f"no cluster {name!r} is up; {hint}")
+            near = nearest(name, known, "cluster") if known else _of_others(None)
+            hint = _of_others(name) or near or "none is up; see testbed up --help"
+            raise InputError(f"you have no cluster {name!r} up; {hint}")
         return name
     if not known:
-        hint = _of_others() or "bring one up with testbed up EXPERIMENT"
+        hint = _of_others(None) or "bring one up with testbed up EXPERIMENT"
         raise InputError(f"no cluster is up; {hint}")
     if len(known) > 1:
         raise InputError(f"several clusters are up: {', '.join(known)}; say which with --cluster")

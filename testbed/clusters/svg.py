@@ -1,15 +1,19 @@
 """A cluster's network drawn as SVG: nodes side by side between the compute and storage switches."""
 
+from collections.abc import Sequence
 from html import escape
 
 from testbed.clusters.graph import Edge, Graph, control_hosts
-from topologies.shape import COMPUTE_SWITCH, MGMT_SWITCH, STORAGE_SWITCH
+from topologies.shape import COMPUTE_SWITCH, MGMT_SWITCH, STORAGE_SWITCH, ClusterShape
 
 MARGIN, GAP = 20, 24
 HOST_WIDTH, HOST_HEIGHT = 108, 34
 NODE_PAD = 14
 BAR = 30
 LINE = 64  # what a link's line has for itself and its label
+ROW_WIDTH = 2240  # of nodes side by side: eight that have one GPU host
+STORES = 16  # storage hosts side by side
+AGAIN = " (one switch, drawn in each row)"
 IDLE, BUSY = (0x8A, 0x8A, 0x94), (0xC8, 0x1E, 0x1E)
 
 
@@ -50,26 +54,67 @@ def _colour(share: float) -> str:
 
 
 def svg(graph: Graph) -> str:
-    """The picture; opens in any browser."""
+    """The picture; opens in any browser. Many nodes stand in rows, each with both switches."""
     shape, canvas = graph.shape, _Canvas()
-    compute_y = MARGIN + 24
+    rows = _rows(shape)
+    stores = [shape.storage[at : at + STORES] for at in range(0, len(shape.storage), STORES)]
+    widths = [sum(_width(shape, node) + GAP for node in row) for row in rows]
+    right = MARGIN + max([*(width - GAP for width in widths), len(stores[0]) * (HOST_WIDTH + GAP)])
+    bar_width = right - MARGIN
+    y = float(MARGIN + 24)
+    for number, row in enumerate(rows):
+        words = COMPUTE_SWITCH + (AGAIN if number else "")
+        canvas.box(MARGIN, y, bar_width, BAR, words, "switch")
+        storage_y = _nodes(canvas, graph, row, y)
+        if number + 1 < len(rows):
+            canvas.box(MARGIN, storage_y, bar_width, BAR, STORAGE_SWITCH + AGAIN, "switch")
+            y = storage_y + BAR + GAP
+    for number, hosts in enumerate(stores):
+        words = STORAGE_SWITCH + (AGAIN if number else "")
+        canvas.box(MARGIN, storage_y, bar_width, BAR, words, "switch")
+        storage_y = _stores(canvas, graph, hosts, storage_y)
+    words = f"{MGMT_SWITCH}: every host, {', '.join(control_hosts(shape))}"
+    canvas.box(MARGIN, storage_y, bar_width, BAR, words, "mgmt")
+    canvas.text(MARGIN, MARGIN + 8, graph.title, "title start")
+    return _page(right + MARGIN, storage_y + BAR + MARGIN, canvas.parts)
+
+
+def _hosts(shape: ClusterShape, node: str) -> list[str]:
+    return [*shape.gpu_hosts(node), shape.buffer_host(node)]
+
+
+def _width(shape: ClusterShape, node: str) -> int:
+    return len(_hosts(shape, node)) * (HOST_WIDTH + 8) - 8 + 2 * NODE_PAD
+
+
+def _rows(shape: ClusterShape) -> list[list[str]]:
+    """The nodes, as many side by side as a row has room for."""
+    rows: list[list[str]] = [[]]
+    for node in shape.nodes:
+        if rows[-1] and sum(_width(shape, one) + GAP for one in [*rows[-1], node]) > ROW_WIDTH:
+            rows.append([])
+        rows[-1].append(node)
+    return rows
+
+
+def _nodes(canvas: _Canvas, graph: Graph, nodes: list[str], compute_y: float) -> float:
+    """Nodes with all their links, below a compute switch; returns where storage's belongs."""
+    shape = graph.shape
     node_y = compute_y + BAR + LINE
     switch_y = node_y + 22
     host_y = switch_y + BAR + LINE
     node_height = host_y + HOST_HEIGHT + NODE_PAD - node_y
     storage_y = node_y + node_height + LINE
-    store_y = storage_y + BAR + LINE
     x = float(MARGIN)
-    for node in shape.nodes:
-        hosts = [*shape.gpu_hosts(node), shape.buffer_host(node)]
-        width = len(hosts) * (HOST_WIDTH + 8) - 8 + 2 * NODE_PAD
+    for node in nodes:
+        width = _width(shape, node)
         canvas.box(x, node_y, width, node_height, "", "node", 8)
         canvas.text(x + NODE_PAD + 14, node_y + 15, node, "title")
         canvas.box(
             x + NODE_PAD, switch_y, width - 2 * NODE_PAD, BAR, shape.node_switch(node), "switch"
         )
         canvas.link(x + width / 2, compute_y + BAR, switch_y, graph.edges[node, "uplink"])
-        for number, host in enumerate(hosts):
+        for number, host in enumerate(_hosts(shape, node)):
             left = x + NODE_PAD + number * (HOST_WIDTH + 8)
             nic = "pcie" if host == shape.buffer_host(node) else "cnic"
             canvas.link(left + 30, switch_y + BAR, host_y, graph.edges[host, nic])
@@ -78,18 +123,17 @@ def svg(graph: Graph) -> str:
                 edge = graph.edges[host, "snic"]
                 canvas.link(left + 30, host_y + HOST_HEIGHT, storage_y, edge)
         x += width + GAP
-    right = max(x - GAP, MARGIN + len(shape.storage) * (HOST_WIDTH + GAP))
-    canvas.box(MARGIN, compute_y, right - MARGIN, BAR, COMPUTE_SWITCH, "switch")
-    canvas.box(MARGIN, storage_y, right - MARGIN, BAR, STORAGE_SWITCH, "switch")
-    for number, host in enumerate(shape.storage):
+    return storage_y
+
+
+def _stores(canvas: _Canvas, graph: Graph, hosts: Sequence[str], storage_y: float) -> float:
+    """Storage hosts below their switch; returns where what follows belongs."""
+    store_y = storage_y + BAR + LINE
+    for number, host in enumerate(hosts):
         left = MARGIN + number * (HOST_WIDTH + GAP)
         canvas.link(left + 30, storage_y + BAR, store_y, graph.edges[host, "snic"])
         canvas.box(left, store_y, HOST_WIDTH, HOST_HEIGHT, host, "store")
-    below = store_y + HOST_HEIGHT + GAP
-    words = f"{MGMT_SWITCH}: every host, {', '.join(control_hosts(shape))}"
-    canvas.box(MARGIN, below, right - MARGIN, BAR, words, "mgmt")
-    canvas.text(MARGIN, MARGIN + 8, graph.title, "title start")
-    return _page(right + MARGIN, below + BAR + MARGIN, canvas.parts)
+    return store_y + HOST_HEIGHT + GAP
 
 
 def _page(width: float, height: float, parts: list[str]) -> str:

@@ -287,4 +287,5 @@ def _end(timing: Timing) -> str:
         f"{one.name} (process {one.pid}, {one.cpu_s:.1f} s of CPU)"
         for one in timing.others[:NAMED_IN_A_CAUSE]
     ]
-    return f"end {', '.join(who) or 'them'}, or run it again later"
+    most = f"most by {', '.join(who)}: " if who else ""
+    return f"{most}run it again when they have ended"

@@ -37,7 +37,7 @@ def test_stolen_cores_end_a_run_that_requires_timing_with_3_and_their_thief(tmp_
     (cause,) = (one for one in result["verdict"]["causes"] if "other programs used" in one)
     timing = result["policies"]["dualpath"]["timing"]
     first, *_ = timing["others"]
-    assert f"end {first['name']} (process {first['pid']}," in cause
+    assert f"most by {first['name']} (process {first['pid']}," in cause
     # Somebody else may be busier still.
     assert pids & {one["pid"] for one in timing["others"]}
     assert timing["delayed"] and timing["foreign"]["value"] > timing["foreign"]["limit"]

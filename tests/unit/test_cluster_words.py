@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testbed.cli.clusters import link_id, mbps, rate_bps, time_s
+from testbed.cli.clusters import link_id, mark_words, mbps, one_name, rate_bps, time_s
 from testbed.clusters import names
 from testbed.clusters.names import PATTERN, as_name, claim, claim_free, find, live, name_of
 from testbed.errors import InputError
@@ -18,7 +18,8 @@ from testbed.pytest_plugin.network import Network
     ("text", "bps"),
     [
         ("200Mbps", 2e8), ("1.5 Gbit/s", 1.5e9), ("10gbps", 1e10), ("64kbit", 64e3), ("5e8", 5e8),
-        ("1000", 1000.0), ("1500mbit", 1.5e9), ("250 bps", 250.0),
+        ("1000", 1000.0), ("1500mbit", 1.5e9), ("20MBit/s", 2e7), ("3Mb/s", 3e6),
+        ("250 bps", 250.0),
     ],
 )  # fmt: skip
 def test_rates(text: str, bps: float) -> None:
@@ -33,6 +34,20 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         rate_bps(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("50MBps", "400Mbps"), ("5MB/s", "40Mbps"), ("1.5 GB/s", "12Gbps"), ("64kB", "512kbps"),
+        ("100MBPS", "800Mbps"), ("10 Mbytes/s", "80Mbps"), ("9B/s", "72bps"),
+    ],
+)  # fmt: skip
+def test_bytes_are_no_bits_and_their_refusal_says_how_many_bits_they_are(
+    text: str, bits: str
+) -> None:
+    with pytest.raises(InputError, match=f"is in bytes.* so many bytes are {bits}$"):
+        rate_bps(text)
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("2ms", 2e-3), ("250us", 250e-6), ("0s", 0.0)])
 def test_delays(text: str, seconds: float) -> None:
     assert time_s(text) == pytest.approx(seconds)
@@ -42,6 +57,18 @@ def test_delays(text: str, seconds: float) -> None:
 def test_what_is_no_delay_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="250us"):
         time_s(text)
+
+
+def test_a_mark_has_its_class_and_its_number() -> None:
+    marks = [mark_words(dscp) for dscp in (46, 8, 48, 10, None)]
+    assert marks == ["MODEL (DSCP 46)", "KV (DSCP 8)", "CTRL (DSCP 48)", "DSCP 10", "none"]
+
+
+def test_a_cluster_is_named_either_way_and_not_in_two() -> None:
+    assert one_name("a", None) == one_name(None, "a") == one_name("a", "a") == "a"
+    assert one_name(None, None) is None
+    with pytest.raises(InputError, match="'a' and --cluster 'b' are two clusters"):
+        one_name("a", "b")
 
 
 def test_links() -> None:
@@ -86,10 +113,13 @@ def test_a_cluster_that_is_missed_is_sought_where_it_may_be(
     monkeypatch.setattr(names, "_by_user", lambda: up)
     with pytest.raises(InputError, match="nearest cluster: 'alpha'"):
         find("alpna")
-    with pytest.raises(InputError, match=f"user {other} has some"):
+    with pytest.raises(InputError, match=f"user {other} has 'beta' up: reach it as that user"):
         find("beta")
+    with pytest.raises(InputError) as nowhere:  # of others' clusters that are not it, no word
+        find("gamma")
+    assert str(nowhere.value) == "you have no cluster 'gamma' up; cluster: 'alpha'"
     del up[mine]
-    with pytest.raises(InputError, match=f"user {other} has some"):
+    with pytest.raises(InputError, match=f"user {other} has clusters up: reach them as that"):
         find("alpha")
     up.clear()
     with pytest.raises(InputError, match="none is up"):

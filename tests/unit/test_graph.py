@@ -63,3 +63,28 @@ def test_names_that_would_break_a_picture_are_escaped() -> None:
 def test_hosts_of_control() -> None:
     wires = wire_plan(load_experiment(TOPOLOGIES / "1p1d.yaml", []))
     assert control_hosts(wires.shape) == ["agents", "sched"]
+
+
+def test_many_nodes_stand_in_rows_and_a_row_is_no_wider_than_a_screen_or_two() -> None:
+    wires = wire_plan(load_experiment(TOPOLOGIES / "48p96d.yaml", []))
+    graph = planned("48p96d", wires, wires.rates().payload_bps)
+    root = ElementTree.fromstring(svg(graph))
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    boxes = [one.attrib for one in root if one.tag.endswith("rect")]
+    assert width < 2300 and height < 12_000
+    nodes = {(box["x"], box["y"]) for box in boxes if box.get("class") == "node"}
+    assert len(nodes) == len(graph.shape.nodes) == 144
+    for box in boxes:
+        assert float(box.get("x", 0)) + float(box["width"]) <= width
+        assert float(box.get("y", 0)) + float(box["height"]) <= height
+    bars = [float(box["y"]) for box in boxes if float(box["width"]) == width - 40]
+    ends = {(one.attrib["y1"], one.attrib["y2"]) for one in root if one.tag.endswith("line")}
+    assert len(bars) == 2 * 18 + 1  # both switches a row, and management's once
+    # Each line ends at a bar or a box: none is drawn through a row that is not its own.
+    assert max(float(below) - float(above) for above, below in ends) < 100
+
+
+def test_a_few_nodes_stand_side_by_side_between_the_switches() -> None:
+    text = svg(_graph(["cluster.decode_nodes=7"]))
+    assert text.count(">sw-compute</text>") == text.count(">sw-storage</text>") == 1
+    assert "drawn in each row" not in text

@@ -18,8 +18,14 @@ from testbed.worlds.sleeper import IN_A_ROW, Sleeper, row
 RATE = 1e6  # bytes/s of the link
 
 
-def seen(cpu_s: float, parent: int = 1, start: int = 5, name: str = "x") -> Seen:
-    return Seen(parent, start, name, cpu_s)
+def seen(
+    cpu_s: float,
+    parent: int = 1,
+    start: int = 5,
+    name: str = "x",
+    itself_s: float | None = None,
+) -> Seen:
+    return Seen(parent, start, name, cpu_s, cpu_s if itself_s is None else itself_s)
 
 
 def test_the_busiest_programs_are_those_that_used_most_between_two_looks() -> None:
@@ -41,6 +47,17 @@ def test_what_an_ended_child_had_used_before_the_run_is_not_its_parents_use_of_i
     assert busiest(before, after, set()) == [Program(5, "x", 4.0)]
 
 
+def test_neither_the_first_process_nor_one_that_only_waited_for_its_children_is_named() -> None:
+    before = {1: seen(10.0, 0), 5: seen(50.0, name="bash", itself_s=3.0), 6: seen(1.0, 5)}
+    after = {
+        1: seen(30.0, 0),
+        5: seen(70.0, name="bash", itself_s=3.05),
+        6: seen(9.0, 5),
+        7: seen(20.0, 5, name="make", itself_s=0.4),  # it works, and its children are its doing
+    }
+    assert busiest(before, after, set()) == [Program(7, "make", 20.0), Program(6, "x", 8.0)]
+
+
 def test_only_a_few_are_named_and_a_circle_of_parents_ends() -> None:
     after = {number: seen(float(number), parent=number) for number in range(1, 10)}
     found = busiest({}, after, set())
@@ -54,7 +71,7 @@ def test_processes_are_read_with_their_name_whatever_it_holds(tmp_path: Path) ->
     (tmp_path / "13").mkdir()  # ended meanwhile
     (tmp_path / "self").mkdir()
     per_s = os.sysconf("SC_CLK_TCK")
-    assert processes(tmp_path) == {12: Seen(4, 888, "a (b) c", 410 / per_s)}
+    assert processes(tmp_path) == {12: Seen(4, 888, "a (b) c", 410 / per_s, 400 / per_s)}
 
 
 def test_this_process_is_among_those_of_the_machine() -> None:

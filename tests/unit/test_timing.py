@@ -141,7 +141,7 @@ def test_a_program_on_an_idle_core_that_delayed_nothing_is_shown_and_harmless() 
 
 def test_a_cause_says_who_it_was() -> None:
     (cause,) = causes(foreign=0.3, overshoot_ms=3)
-    assert "end thief (process 4711, 12.2 s of CPU)" in cause
+    assert "most by thief (process 4711, 12.2 s of CPU): run it again" in cause
     (cause,) = causes(foreign=0.3, stolen=0.29, overshoot_ms=3)
     assert "hypervisor" in cause and "thief" not in cause
 

@@ -229,3 +229,13 @@ def test_place_of_an_unwritten_key_is_its_section(tmp_path: Path) -> None:
 
 def test_nearest_prefers_a_close_name() -> None:
     assert nearest("agnets", ["agents", "turns"]) == "nearest known: 'agents'"
+
+
+def test_what_nothing_is_near_to_is_answered_with_all_names_or_with_a_few_of_many() -> None:
+    assert nearest("nosuch", ["sched", "agents"], "host") == "host: 'agents', 'sched'"
+    many = [
+        f"s{side}{number}-eth{port}" for side in "pd" for number in range(4) for port in range(4)
+    ]
+    said = nearest("nosuch", many, "interface")
+    assert said.startswith("interface: ") and said.endswith(" and 27 more")
+    assert said.count("'") == 10

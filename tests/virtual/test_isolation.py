@@ -45,6 +45,18 @@ def test_classes_keep_kv_from_collectives_and_from_tokens(
         assert "isolation.png" in out.err
 
 
+def test_its_table_is_about_collectives_and_tokens_and_keeps_kvs_own_times_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in arguments("isolation.yaml", tmp_path, *FEW) if word != "--json"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    rows = ("TPOT mean", "collectives of decode, p99", "decode layers delayed", "KV into decode")
+    places = [out.index(row) for row in (*rows, "KV's own way", "Isolation shows", "functional:")]
+    assert places == sorted(places)
+    assert "speed-up" not in out and "turns/s" not in out
+
+
 @pytest.mark.parametrize(
     ("experiment", "words", "wanted"),
     [
