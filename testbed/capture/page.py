@@ -24,13 +24,40 @@ def show(reading: Reading, console: Console) -> None:
         markup=False, highlight=False,
     )  # fmt: skip
     if reading.wanted != Wanted():
-        console.print(_taken(reading))
-    console.print(_classes(summary))
-    console.print(_marks(summary))
+        _print(_taken(reading), console)
+    if summary.classes:
+        _print(_classes(summary), console)
+    _print(_marks(summary), console)
     for wrong in summary.mis_marked:
         console.print(f"mis-marked: {wrong}", style="red", markup=False, soft_wrap=True)
+    if lost := sum(total.missing_bytes for total in summary.classes):
+        console.print(
+            f"{lost} B were not captured (cut by --snaplen, or dropped): frames that begin in them "
+            "are not told, and not counted",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
     if summary.cut_short:
         console.print("the file ends inside a packet: its writer was killed", style="yellow")
+
+
+def checked(reading: Reading) -> str:
+    """What a check of a capture without a mis-marked flow has found, in words."""
+    ours = reading.summary.checked_flows
+    if not ours:
+        return (
+            f"nothing was checked: of {reading.summary.packets} packets none is of a flow on a "
+            "class's port (--port-base has the first); capture while a run goes on"
+        )
+    segments = sum(sum(flow.packets_by_dscp.values()) for flow in ours)
+    text = f"no flow is mis-marked ({len(ours)} flows, each way one; {segments} segments)"
+    return text if reading.complete else f"{text}; but the file has not all that crossed"
+
+
+def _print(table: Table, console: Console) -> None:
+    """The title by itself, for a table would break it at its own width."""
+    console.print(table.title, style="italic", markup=False, highlight=False)
+    table.title = None
+    console.print(table)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -79,6 +79,11 @@ class Summary(msgspec.Struct):
     mis_marked: list[MisMarked]
     hosts: dict[str, str]
 
+    @property
+    def checked_flows(self) -> list[FlowAccount]:
+        """Flows on the classes' ports: those that have a mark to be held to."""
+        return [flow for flow in self.flows if flow.expected_dscp is not None]
+
 
 def summarise(
     path: Path,

@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 
 from engines.real.frames import CLASSES
-from testbed.capture.page import frame_line, show
-from testbed.capture.reading import Wanted, read
+from testbed.capture.page import checked, frame_line, show
+from testbed.capture.reading import Reading, Wanted, read
 from testbed.capture.records import Frame
 from testbed.capture.summary import PORT_BASE
 from testbed.cli.clusters import cluster_option
@@ -29,7 +29,9 @@ OF_READING = ("request", "traffic_class", "dscp", "totals", "check", "port_base"
 @click.option("-w", "--write", metavar="FILE", help="Where to; - is standard output.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
 @click.option("--count", type=click.IntRange(1), help="End after so many packets.")
-@click.option("--snaplen", type=int, help="Bytes kept of each packet.  [default: all]")
+@click.option(
+    "--snaplen", type=int, help="Bytes kept of each packet; frames beyond are lost.  [default: all]"
+)
 @click.option(
     "--read", "file", type=click.Path(path_type=Path), metavar="FILE",
     help="Decode this pcap or pcapng file instead, whoever wrote it.",
@@ -43,7 +45,7 @@ OF_READING = ("request", "traffic_class", "dscp", "totals", "check", "port_base"
 @click.option("--totals", is_flag=True, help="Totals alone, no line a frame.")
 @click.option(
     "--check", is_flag=True,
-    help="Exit 1 if a flow is mis-marked, 3 if packets are not in the file.",
+    help="Exit 1 if a flow is mis-marked; 3 if packets are missing, or there is no flow to check.",
 )  # fmt: skip
 @click.option(
     "--port-base", type=click.IntRange(1, 65533),
@@ -141,6 +143,13 @@ def _read(
         print_json(reading)
     else:
         show(reading, Console())
-    if check and reading.summary.mis_marked:
+    return _check(reading, as_json) if check else 0
+
+
+def _check(reading: Reading, as_json: bool) -> int:
+    if reading.summary.mis_marked:
         return EXIT_FAILED
-    return EXIT_INCONCLUSIVE if check and not reading.complete else 0
+    if not as_json:
+        click.echo(checked(reading))
+    all_told = reading.summary.checked_flows and reading.complete
+    return 0 if all_told else EXIT_INCONCLUSIVE

@@ -186,6 +186,7 @@ def test_the_verb_prints_a_line_a_frame_and_totals(
     assert "read  request 17  blocks 10-14" in frames[0]
     assert "layer-loaded  request 17  layer 2" in frames[1]
     assert "dropped by the writer: 0" in out
+    assert "no flow is mis-marked (" in out and "not captured (cut" not in out
 
 
 def test_the_verb_exits_1_for_a_mis_marked_flow_and_3_for_missing_bytes(
@@ -199,4 +200,12 @@ def test_the_verb_exits_1_for_a_mis_marked_flow_and_3_for_missing_bytes(
     path = write_capture(tmp_path / "b.pcapng", gap)
     assert main(["capture", "--read", str(path), "--check", "--json"]) == 3
     assert '"missing_bytes": 1448' in capsys.readouterr().out
+    assert main(["capture", "--read", str(path), "--check", "--totals"]) == 3
+    out = capsys.readouterr().out
+    assert "1448 B were not captured" in out
+    assert "the file has not all that crossed" in out
+    path = write_capture(tmp_path / "c.pcapng", [])
+    assert main(["capture", "--read", str(path), "--check"]) == 3
+    assert "nothing was checked: of 0 packets" in capsys.readouterr().out
+    assert main(["capture", "--read", str(path)]) == 0
     assert main(["capture", "--read", str(tmp_path / "none")]) == 2
