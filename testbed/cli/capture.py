@@ -14,7 +14,7 @@ from testbed.capture.page import checked, frame_line, show
 from testbed.capture.reading import Reading, Wanted, read
 from testbed.capture.records import Frame
 from testbed.capture.summary import PORT_BASE
-from testbed.cli.clusters import cluster_option
+from testbed.cli.clusters import Seconds, cluster_option
 from testbed.cli.output import print_json
 from testbed.errors import InputError
 
@@ -27,7 +27,7 @@ OF_READING = ("request", "traffic_class", "dscp", "totals", "check", "port_base"
 @cluster_option
 @click.argument("where", metavar="[HOST:IF]", required=False)
 @click.option("-w", "--write", metavar="FILE", help="Where to; - is standard output.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@click.option("--seconds", type=Seconds(0, min_open=True), help="End after so long.")
 @click.option("--count", type=click.IntRange(1), help="End after so many packets.")
 @click.option(
     "--snaplen", type=int, help="Bytes kept of each packet; frames beyond are lost.  [default: all]"

@@ -1,5 +1,6 @@
 """What the verbs on live clusters share: which cluster, which link, and rates in words."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,19 @@ def one_name(name: str | None, cluster: str | None) -> str | None:
     if name is not None and cluster is not None and name != cluster:
         raise InputError(f"{name!r} and --cluster {cluster!r} are two clusters; name one of them")
     return cluster if name is None else name
+
+
+class Seconds(click.FloatRange):
+    """A length of time; `nan`, which is within any range, is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; a usage error for what is none or is out of range."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no length of time", param, ctx)
+        return seconds
 
 
 def rate_bps(text: str) -> float:

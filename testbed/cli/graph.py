@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from testbed.cli.clusters import cluster_option, one_name
+from testbed.cli.clusters import Seconds, cluster_option, one_name
 from testbed.clusters import graph, names
 from testbed.clusters.client import Cluster
 from testbed.clusters.svg import svg
@@ -30,7 +30,7 @@ SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".md": "mermaid", ".dot": "dot", "
     help="Where to; standard output if not given.",
 )  # fmt: skip
 @click.option(
-    "--seconds", type=click.FloatRange(0.05, 60), default=1.0, show_default=True,
+    "--seconds", type=Seconds(0.05, 60), default=1.0, show_default=True,
     help="How long to measure a live cluster's load.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Links and loads as JSON.")

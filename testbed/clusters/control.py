@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -87,7 +88,7 @@ class Control:
         for key, _ in self._selector.select(0):
             if key.fileobj is self._listener:
                 self._accept()
-            else:
+            elif key.data in self._callers:  # else it was dismissed a moment ago
                 self._hear(key.data)
 
     def _accept(self) -> None:
@@ -110,16 +111,15 @@ class Control:
 
     def _hear(self, caller: socket.socket) -> None:
         asked: Request | None = None
-        try:
+        with suppress(OSError):  # the caller is gone
             if message := caller.recv(protocol.LIMIT_BYTES):
-                asked = protocol.requests.decode(message)
-                protocol.send_reply(caller, *self._answer(asked))
-        except msgspec.MsgspecError as error:
-            protocol.send_reply(caller, _malformed(self._about.name, error), [])
-        except OSError:
-            pass  # the caller is gone
-        finally:
-            self._dismiss(caller)
+                try:
+                    asked = protocol.requests.decode(message)
+                except msgspec.MsgspecError as error:
+                    protocol.send_reply(caller, _malformed(self._about.name, error), [])
+                else:
+                    protocol.send_reply(caller, *self._answer(asked))
+        self._dismiss(caller)
         if isinstance(asked, Down):
             sys.exit(0)
 

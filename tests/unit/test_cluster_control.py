@@ -166,3 +166,28 @@ def test_forked_processes_do_not_hold_the_control_socket() -> None:
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", FORK, name], cwd=root, timeout=30)
     assert done.returncode == 0
+
+
+def test_whoever_hangs_up_behind_nonsense_ends_nothing(served: Served) -> None:
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+            caller.connect(names.address(served.name))
+            caller.sendall(b"nonsense")
+        for _ in range(2):  # it calls, and it has asked
+            served.control.serve()
+    assert len(served.call(Cluster.look).hosts) == len(served.fabric.hosts)
+
+
+def test_one_that_is_dismissed_as_it_speaks_ends_nothing(served: Served) -> None:
+    crowd = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(MOST_CALLERS)]
+    for caller in crowd:
+        caller.connect(names.address(served.name))
+        served.control.serve()
+    # In one look: a call that is one too many, and words of the caller whose place it takes.
+    crowd[0].sendall(b"nonsense")
+    crowd.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    crowd[-1].connect(names.address(served.name))
+    served.control.serve()
+    for caller in crowd:
+        caller.close()
+    assert len(served.call(Cluster.look).hosts) == len(served.fabric.hosts)

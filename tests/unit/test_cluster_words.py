@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from testbed.cli.clusters import link_id, mark_words, mbps, one_name, rate_bps, time_s
+from testbed.cli.main import main
 from testbed.clusters import names
 from testbed.clusters.names import PATTERN, as_name, claim, claim_free, find, live, name_of
 from testbed.errors import InputError
@@ -130,3 +131,13 @@ def test_a_class_that_is_none_is_refused_before_anything_is_marked(tmp_path: Pat
     cluster: Any = SimpleNamespace(look=lambda: SimpleNamespace(hosts=[], links=[]))
     with pytest.raises(InputError, match="'GOLD': use MODEL, KV, CTRL, or None"):
         Network(cluster, tmp_path).mark(5201, "GOLD")
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "x"])
+@pytest.mark.parametrize("verb", ["graph", "capture"])
+def test_lengths_of_time_are_numbers(
+    verb: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pe0-buf:snic"] if verb == "capture" else []
+    assert main([verb, *words, "--seconds", text]) == 2
+    assert "--seconds" in capsys.readouterr().err
