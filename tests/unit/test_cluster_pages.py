@@ -45,7 +45,7 @@ def view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> View:
     marks = [MarkView(None, "tcp", 5201, 46, "nftables")]
     found = View(about, 0.0, "up", True, [], links, marks, {}, [])
     cluster: Any = SimpleNamespace(
-        look=lambda: found, mark=lambda *_: None, down=lambda: None, name="seen"
+        look=lambda *_: found, mark=lambda *_: None, down=lambda: None, name="seen"
     )
     for module in (status, qos, link, logs, down, graph):
         monkeypatch.setattr(module, "Cluster", lambda name: cluster)
