@@ -59,10 +59,9 @@ class Lab:
         folder: Path,
         server: ForkServer,
         build: Callable[[WirePlan], Network] = build_fabric,
-        check: Callable[[Network], None] = lambda _: None,
     ) -> None:
         self._folder = folder
-        self._build, self._check = build, check
+        self._build = build
         self._plan = msgspec.msgpack.decode((folder / "plan.msgpack").read_bytes(), type=LabPlan)
         self._server = server
         self.control: Control | None = None  # of a lab that answers callers
@@ -78,7 +77,6 @@ class Lab:
         say(phase="network", seconds=network_up_s, hosts=len(fabric.hosts))
         self._start_hosts(fabric)
         self._await_ready()
-        self._check(fabric)
         start_s = self._go()
         if self.control is not None:
             self.control.phase = "running"
@@ -277,15 +275,13 @@ def main() -> int:
     def build(wires: WirePlan) -> Network:
         began_s = time.monotonic()
         fabric = build_fabric(wires)
+        # Before anybody can ask for it: a capture of the run shall see the run alone.
+        require_carried(fabric, only_fastest=True)
         about = About(name_of(listener), "run", str(folder), mode_inside(), began_s, wires)
         lab.control = Control(listener, about, fabric)
         return fabric
 
-    def check(_: Network) -> None:
-        assert lab.control is not None
-        require_carried(lab.control.fabric, only_fastest=True)
-
-    lab = Lab(folder, server, build, check)
+    lab = Lab(folder, server, build)
     return play(lab)
 
 

@@ -239,3 +239,9 @@ def test_more_of_any_sign_never_makes_an_inconclusive_run_faithful(
     worse = {name: getattr(machine, name) + getattr(more, name) for name in names}
     before = causes(**{name: getattr(machine, name) for name in names})
     assert len(causes(**worse)) >= len(before)
+
+
+def test_most_of_a_machine_in_others_hands_is_a_doubt_whatever_it_delayed() -> None:
+    assert not weighed(foreign=0.65).delayed
+    cause, *_ = causes(foreign=0.65)  # and the cores are full, which it may say as well
+    assert "other programs used 65% of the 2 cores, which delayed nothing that shows" in cause
