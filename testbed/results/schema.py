@@ -79,9 +79,10 @@ class Timing(msgspec.Struct, frozen=True):
     `foreign` are shares of the `cores` that the run may use; these two count against a run only
     if something `delayed` it, or if others used most of them. `shortfall` is what the worst link
     lacked of its rate while its queue cannot have been empty, less what the few packets of the
-    sample allow. `model_drops` are packets of the class of collectives. The rest is shown and judges nothing: `goodput` is each such
-    link's share of its rate, `drops` are packets by link and class, and `others` the programs that
-    used most CPU beside the run. Of `notes` none makes the timing inconclusive.
+    sample allow. `model_drops` are packets of the class of collectives. The rest is shown and
+    judges nothing: `goodput` is each such link's share of its rate, `drops` are packets by link
+    and class, and `others` the programs that used most CPU beside the run. Of `notes` none
+    makes the timing inconclusive.
     """
 
     cores: int
