@@ -85,6 +85,7 @@ class Cluster:
 
         Raises RunFailed if even that does not end it.
         """
+        own = names.sockets(self.name)  # whoever takes the name meanwhile is another cluster
         try:
             (pidfd,) = self._ask(Down(), DOWN_S)[1]
         except RunFailed:
@@ -95,10 +96,10 @@ class Cluster:
             finally:
                 os.close(pidfd)
         deadline_s = time.monotonic() + END_S
-        while self.name in names.live():
+        while own & names.sockets(self.name):
             if time.monotonic() > deadline_s:
                 raise RunFailed(f"cluster {self.name} does not end; look at it with `ps`")
-            for pidfd in names.holders(self.name):
+            for pidfd in names.holders(own):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 _ended(pidfd)
                 os.close(pidfd)

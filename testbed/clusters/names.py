@@ -72,16 +72,20 @@ def live() -> list[str]:
     return sorted(_by_user().get(os.getuid(), ()))
 
 
-def holders(name: str) -> list[int]:
-    """A pidfd of each process that holds a cluster's socket: its first process and its unshare.
-
-    To be closed by the caller. They are found by the socket itself, and by no name of a program.
-    """
-    inodes = {
+def sockets(name: str) -> set[str]:
+    """Inodes of the sockets that bear a cluster's name now: who takes it anew has another one."""
+    return {
         line.split()[6]
         for line in Path("/proc/net/unix").read_text().splitlines()
         if line.split()[-1] == "@" + address(name)[1:]
     }
+
+
+def holders(inodes: set[str]) -> list[int]:
+    """A pidfd of each process that holds a cluster's socket: its first process and its unshare.
+
+    To be closed by the caller. They are found by the socket itself, and by no name of a program.
+    """
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():

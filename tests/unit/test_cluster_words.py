@@ -10,7 +10,17 @@ import pytest
 from testbed.cli.clusters import link_id, mark_words, mbps, one_name, rate_bps, time_s
 from testbed.cli.main import main
 from testbed.clusters import names
-from testbed.clusters.names import PATTERN, as_name, claim, claim_free, find, live, name_of
+from testbed.clusters.names import (
+    PATTERN,
+    as_name,
+    claim,
+    claim_free,
+    find,
+    holders,
+    live,
+    name_of,
+    sockets,
+)
 from testbed.errors import InputError
 from testbed.pytest_plugin.network import Network
 
@@ -141,3 +151,15 @@ def test_lengths_of_time_are_numbers(
     words = ["pe0-buf:snic"] if verb == "capture" else []
     assert main([verb, *words, "--seconds", text]) == 2
     assert "--seconds" in capsys.readouterr().err
+
+
+def test_a_name_that_is_taken_anew_has_another_socket_and_another_holder() -> None:
+    with claim("unit-taken-anew"):
+        first = sockets("unit-taken-anew")
+        held = holders(first)
+    for pidfd in held:
+        os.close(pidfd)
+    with claim("unit-taken-anew"):
+        assert len(held) == len(first) == 1
+        assert not first & sockets("unit-taken-anew")
+        assert holders(first) == []
