@@ -1,7 +1,10 @@
 """The stream of one connection, cut into frames; payloads go straight to where they belong."""
 
 import asyncio
+import os
 import socket
+import time
+from contextlib import suppress
 from typing import cast
 
 from engines.errors import TransferError
@@ -13,8 +16,10 @@ SCRATCH_BYTES = 64 << 10
 # note into the scratch spares the copy of what the kernel can put in place itself.
 LARGE_BYTES = 16 << 10
 SHORT_READ_BYTES = 256
-# A payload that trickles in wakes us when so much of its rest is there, not for every packet.
+# A payload that trickles in wakes us when so much of its rest is there, not for every packet. One
+# that comes as fast as memory can copy it is taken in pieces that are still in a CPU's cache.
 READ_BATCH_BYTES = 256 << 10
+FAST_BATCH_BYTES, FAST_BYTES_PER_S = 32 << 10, 1 << 30
 
 
 class Incoming(asyncio.BufferedProtocol):
@@ -32,6 +37,8 @@ class Incoming(asyncio.BufferedProtocol):
         self._read_limit = SCRATCH_BYTES
         self._sink: memoryview | None = None  # the place of a payload that is not whole yet
         self._filled = 0
+        self._sink_since_s = 0.0
+        self._fast = False
         self._woken_at = 1  # bytes that the kernel holds when it says that there are some
 
     @property
@@ -73,10 +80,14 @@ class Incoming(asyncio.BufferedProtocol):
                 self._end += nbytes
             else:
                 self._filled += nbytes
+                if self._fast:
+                    self._read_on()
                 if (left := len(self._sink) - self._filled) > 0:
-                    return self._wake_at(min(left, READ_BATCH_BYTES))
+                    batch = FAST_BATCH_BYTES if self._fast else READ_BATCH_BYTES
+                    return self._wake_at(min(left, batch))
                 self._wake_at(1)
                 payload, self._sink = self._sink, None
+                self._pace(len(payload))
                 self._arrived(payload)
             self._parse()
         except TransferError as error:
@@ -90,6 +101,26 @@ class Incoming(asyncio.BufferedProtocol):
         if size != self._woken_at:
             self._woken_at = size
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+    def _read_on(self) -> None:
+        """Take what is there of the payload by now, without a turn of the loop for each piece.
+
+        Of a stream that ended or broke, the loop meets the end when it reads next.
+        """
+        assert self._sink is not None
+        with suppress(OSError):
+            fd = self._socket.fileno()
+            while self._filled < len(self._sink):
+                size = os.readv(fd, [self._sink[self._filled :]])
+                if not size:
+                    return
+                self._filled += size
+
+    def _pace(self, size: int) -> None:
+        """Choose the next payload's pieces by how fast this one came."""
+        if size >= READ_BATCH_BYTES:
+            took_s = time.monotonic() - self._sink_since_s
+            self._fast = size > took_s * FAST_BYTES_PER_S
 
     def _parse(self) -> None:
         while self._sink is None:
@@ -126,5 +157,5 @@ class Incoming(asyncio.BufferedProtocol):
         self._start += here
         if here == size:
             return self._arrived(place)
-        self._sink, self._filled = place, here
+        self._sink, self._filled, self._sink_since_s = place, here, time.monotonic()
         self._start = self._end = 0
