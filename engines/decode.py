@@ -5,11 +5,12 @@ several times per decode quantum and takes every sequence whose next quantum end
 tick after it, so steps share batches while each token keeps its modelled time.
 """
 
-import random
 from collections import Counter
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any
+
+import xxhash
 
 from engines.collective import Collective
 from engines.config import DecodeConfig
@@ -293,9 +294,10 @@ class Decode:
                 sequence.persisted.set(True)
 
     def _sample(self, sequence: Sequence) -> str:
-        """The KV's fingerprint at decode start, on a seeded share of turns."""
+        """The KV's fingerprint at decode start, on a share of turns that their numbers draw."""
         request = sequence.request
-        if random.Random(request.id).random() >= self._config.kv_samples:
+        drawn = xxhash.xxh3_64_intdigest(request.id.to_bytes(8, "little")) / 2**64
+        if drawn >= self._config.kv_samples:
             return ""
         return self._compute.fingerprint(sequence.in_hbm.tokens(0, request.prompt_tokens))
 

@@ -36,23 +36,21 @@ class Link:
         self.done_bytes = [0.0, 0.0]
         self._feeders: dict[Link, None] = {}
         self._feed = 0.0
+        # Whether all that could ever come over it together is less than it takes.
+        self.never_binds = True
         self.frame_bytes = 0  # headers, notes and acknowledgements: counted, but they take no time
-
-    @property
-    def never_binds(self) -> bool:
-        """Whether all that could ever come over it together is less than it takes."""
-        return self._feed < self.capacity * (1 - KV_SHARE)
 
     def admit(self, links: "tuple[Link, ...]") -> None:
         """A channel over these links exists now: the narrowest other one limits what it brings."""
         others = [link for link in links if link is not self]
         if not others:
-            self._feed = inf
+            self._feed, self.never_binds = inf, False
             return
         narrow = min(others, key=lambda link: link.capacity)
         if narrow not in self._feeders:
             self._feeders[narrow] = None
             self._feed += narrow.capacity
+            self.never_binds = self._feed < self.capacity * (1 - KV_SHARE)
 
     @property
     def queue_s(self) -> float:
@@ -84,7 +82,7 @@ class Link:
         active = self.active[level]
         if not active:
             return inf
-        left = self.room(level)
+        left = self.room(level) if self.active[not level] else self.capacity
         if len(active) == 1:
             (channel,) = active
             return left if channel.limit_beside(self) >= left else inf
@@ -240,8 +238,8 @@ class FluidNetwork:
         while waiting:
             link = waiting.popleft()
             queued.discard(link)
-            share = link.share(level)
-            if _alike(share, link.shares[level]):
+            share, before = link.share(level), link.shares[level]
+            if share == before or _alike(share, before):
                 continue
             link.shares[level] = share
             for channel in link.active[level]:
@@ -290,7 +288,8 @@ class FluidNetwork:
             finish_s, _, channel = heappop(finishes)
             if finish_s == channel.finish_s:
                 self._through(channel, finish_s)
-        self._set_timer()
+        if not self._settling:  # else it comes in this instant, and sets the timer
+            self._set_timer()
 
     def _through(self, channel: Channel, now_s: float) -> None:
         size = channel.head_bytes
@@ -309,5 +308,5 @@ class FluidNetwork:
 
 
 def _alike(one: float, other: float) -> bool:
-    """Equal but for rounding; an infinite share is like no finite one."""
-    return one == other or (one != inf and other != inf and abs(one - other) <= ALIKE * one)
+    """Different, but by rounding alone; an infinite share is like no finite one."""
+    return one != inf and other != inf and abs(one - other) <= ALIKE * one

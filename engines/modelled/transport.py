@@ -17,7 +17,7 @@ from engines.errors import TransferError
 from engines.kv import Span
 from engines.layout import KvLayout
 from engines.messages import Barrier, Join, Message, Report
-from engines.modelled.fluid import Channel, FluidNetwork
+from engines.modelled.fluid import Channel, FluidNetwork, Link
 from engines.seams.transport import Delivery, TrafficClass, Write
 
 Path = tuple[str, ...]
@@ -56,6 +56,7 @@ class Wires:
         self._route = route
         self._latency_s = latency_s
         self._channels: dict[tuple[str, str, bool], Channel] = {}
+        self._both_ways: dict[tuple[str, str], tuple[tuple[Link, ...], tuple[Link, ...]]] = {}
         self._posting = False
         self._on_the_way: deque[tuple[float, FluidTransport, str, Message]] = deque()
 
@@ -78,7 +79,7 @@ class Wires:
     ) -> None:
         """Move bytes; nothing at all arrives at once, but behind what was sent before."""
         through = arrived
-        if delay_s := self.delay_s(sender, peer):
+        if self._delay_s is not None and (delay_s := self.delay_s(sender, peer)):
 
             def through() -> None:
                 self.loop.call_later(delay_s, arrived)
@@ -120,9 +121,14 @@ class Wires:
         around = HEADER_BYTES * len(writes)
         for write in writes:
             around += len(_encode((write.note, write.target)))
-        for link in self._channel(sender, peer, False).links:
+        key = (sender, peer)
+        both_ways = self._both_ways.get(key)
+        if both_ways is None:
+            there, back = self._channel(sender, peer, False), self._channel(peer, sender, False)
+            both_ways = self._both_ways[key] = (there.links, back.links)
+        for link in both_ways[0]:
             link.frame_bytes += around
-        for link in self._channel(peer, sender, False).links:
+        for link in both_ways[1]:
             link.frame_bytes += ACK_BYTES * len(writes)
 
     def _channel(self, sender: str, peer: str, model: bool) -> Channel:
@@ -136,19 +142,22 @@ class Wires:
     def post(self, sender: str, peer: str, message: Message) -> None:
         """Deliver a message after the latency; all messages stay in order."""
         due_s = self.loop.time() + self._latency_s
-        self._on_the_way.append((due_s, self.host(peer), sender, message))
+        target = self.hosts.get(peer) or self.host(peer)
+        self._on_the_way.append((due_s, target, sender, message))
         if not self._posting:
             self._posting = True
             self.loop.call_at(due_s, self._post_due)
 
     def _post_due(self) -> None:
-        due_s = self._on_the_way[0][0]
-        while self._on_the_way and self._on_the_way[0][0] == due_s:
-            _, peer, sender, message = self._on_the_way.popleft()
+        on_the_way = self._on_the_way
+        due_s = on_the_way[0][0]
+        while on_the_way and on_the_way[0][0] == due_s:
+            _, peer, sender, message = on_the_way.popleft()
             peer.deliver(sender, message, due_s)
-        self._posting = bool(self._on_the_way)
-        if self._posting:
-            self.loop.call_at(self._on_the_way[0][0], self._post_due)
+        if on_the_way:
+            self.loop.call_at(on_the_way[0][0], self._post_due)
+        else:
+            self._posting = False
 
 
 class FluidTransport:
@@ -164,33 +173,33 @@ class FluidTransport:
 
     async def write(self, peer: str, writes: Sequence[Write], *, deadline_s: float) -> float:
         """Move spans as one flow; returns the target time at which the peer had them in place."""
-        loop = self._wires.loop
+        wires, loop = self._wires, self._wires.loop
         future: asyncio.Future[float] = loop.create_future()
-        target = self._wires.host(peer)
+        target = wires.host(peer)
         size = 0
         for write in writes:
-            size += self._wires.weigh(write)
+            size += wires.weigh(write)
 
-        self._wires.said += 1
-        self._wires.under_way += 1
+        wires.said += 1
+        wires.under_way += 1
 
         def arrived() -> None:
-            self._wires.frame(self.host, peer, writes)
+            wires.frame(self.host, peer, writes)
             now_s = loop.time()
             for write in writes:
                 target.deliver(self.host, write.note, now_s)
-            if back_s := self._wires.delay_s(peer, self.host):
+            if back_s := wires.delay_s(peer, self.host):
                 loop.call_later(back_s, acknowledged, now_s)
             else:
                 acknowledged(now_s)
 
         def acknowledged(arrived_s: float) -> None:
-            self._wires.under_way -= 1
+            wires.under_way -= 1
             if not future.done():
                 future.set_result(arrived_s)
 
         model = writes[0].traffic_class is TrafficClass.MODEL
-        self._wires.flow(self.host, peer, model, size, arrived)
+        wires.flow(self.host, peer, model, size, arrived)
         return await future
 
     def post(

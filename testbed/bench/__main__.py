@@ -26,7 +26,8 @@ from testbed.bench.table import Bench, Case
 
 FAMILIES = (emulated, isolation, parity, interval, paper, scale)
 CASES: dict[str, Case] = {case: words for f in FAMILIES for case, words in f.CASES.items()}
-GROUPS = (interval.GROUP, scale.GROUP)
+GROUPS = (interval.GROUP, parity.GROUP, scale.GROUP)
+LONG = (parity.GROUP, scale.GROUP)  # only when asked for
 SCHEDULER = "scheduler"  # no run of the command: bench/scheduler.py hands events to it
 FABRIC = "fabric"  # no run of the command: links and transport alone
 
@@ -56,14 +57,16 @@ def _right(bench: Bench) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Claims as JSON.")
 @click.option("--with-nixl", is_flag=True, help="Install NIXL to be measured beside `fabric`.")
 def main(cases: tuple[str, ...], as_json: bool, with_nixl: bool) -> None:
-    """Measure CASES and check the claims; by default all but `scale` and `fabric`, half an hour.
+    """Measure CASES and check the claims; by default half an hour of them.
 
+    Not among these: `scale` is large clusters in virtual time, `parity` every policy in both
+    worlds, forty minutes each.
     `paper` is the 660B experiment beside the paper's figures, in virtual time.
     `fabric` is links, transport and isolation beside iperf3, NIXL and Mininet: four minutes.
     """
     chosen = [case for case in cases or CASES if case not in (*GROUPS, SCHEDULER, FABRIC)]
     if not cases:
-        chosen = [case for case in chosen if not case.startswith(scale.GROUP)]
+        chosen = [case for case in chosen if not case.startswith(tuple(f"{g}-" for g in LONG))]
     for group in set(cases).intersection(GROUPS):
         chosen += [case for case in CASES if case.startswith(f"{group}-")]
     results = {}

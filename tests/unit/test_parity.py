@@ -39,3 +39,9 @@ def test_ports_of_one_kind_are_added_and_small_ones_left_out() -> None:
 def test_order_of_policies() -> None:
     assert parity.same_order(result(1, 2, 0), result(3, 4, 0))
     assert not parity.same_order(result(1, 2, 0), result(4, 3, 0))
+
+
+def test_policies_that_neither_world_tells_apart_stand_in_any_order() -> None:
+    assert parity.same_order(result(100, 101, 0), result(101, 100, 0))
+    assert not parity.same_order(result(100, 101, 0), result(103, 100, 0))
+    assert not parity.same_order(result(100, 103, 0), result(101, 100, 0))
