@@ -21,7 +21,7 @@ def command(cluster: str | None, host: str, program: tuple[str, ...]) -> None:
     """Run PROGRAM in HOST, with this terminal and folder: testbed exec pe0-buf -- iperf3 -s.
 
     HOST `lab` has the switches and their ports. The program's exit code is this command's; it is
-    127 if there is no such program.
+    127 if there is no such program, and 126 if it cannot be run.
     """
     become(Cluster(cluster), host, program)
 

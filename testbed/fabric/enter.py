@@ -24,7 +24,7 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
     0x00020000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
-CANNOT, NOT_FOUND = 4, 127
+CANNOT, NOT_RUN, NOT_FOUND = 4, 126, 127  # the last two as shells have it
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -180,7 +180,7 @@ def _become(manner: Manner, terminal: int | None, argv: Sequence[str], ignored: 
         why = "no such program" if missing else error.strerror
         print(f"testbed: {argv[0]}: {why}", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(NOT_FOUND)
+        os._exit(NOT_FOUND if missing or isinstance(error, FileNotFoundError) else NOT_RUN)
 
 
 if __name__ == "__main__":

@@ -211,4 +211,6 @@ def test_mininets_command_line_and_a_missing_program(outside: Outside) -> None:
     assert "sw-storage" in said and "0% packet loss" in said and "198.18.0." in said
     missing = outside.call("exec", "-c", name, "store0", "--", "no-such-program")
     assert (missing.returncode, "no such program" in missing.stderr) == (127, True)
+    forbidden = outside.call("exec", "-c", name, "store0", "--", str(script))
+    assert (forbidden.returncode, "Permission denied" in forbidden.stderr) == (126, True)
     assert outside.call("down", name).returncode == 0
