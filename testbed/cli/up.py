@@ -45,6 +45,5 @@ def command(
         f"{name} is up: {len(view.hosts)} hosts, {len(view.links)} data links; rates measured "
         f"within {worst:.2%} of what was asked"
     )
-    click.echo(
-        f"next: testbed status {name} | testbed exec {view.hosts[0].name} -- ip addr", err=True
-    )
+    first = view.hosts[0].name
+    click.echo(f"next: testbed status {name} | testbed exec -c {name} {first} -- ip addr", err=True)
