@@ -60,7 +60,7 @@ def main(cases: tuple[str, ...], as_json: bool, with_nixl: bool) -> None:
     """Measure CASES and check the claims; by default half an hour of them.
 
     Not among these: `scale` is large clusters in virtual time, `parity` every policy in both
-    worlds, forty minutes each.
+    worlds, up to an hour each.
     `paper` is the 660B experiment beside the paper's figures, in virtual time.
     `fabric` is links, transport and isolation beside iperf3, NIXL and Mininet: four minutes.
     """

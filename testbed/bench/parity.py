@@ -6,9 +6,7 @@ from testbed.results import parity
 GROUP = "parity"
 VIRTUALLY = "-virtual"
 SHAPES = ("1p1d", "1p2d", "2p1d")
-# Of every policy that moves bytes, under a load that fills the cluster and no more.
-AGENTS = {"1p1d": 500, "1p2d": 700, "2p1d": 700}
-EVERY = (
+EVERY = (  # policy that moves bytes
     "basic", "dualpath", "static-split", "split", "least-loaded", "round-robin", "random",
     "static", "pe-only", "de-only", "affinity", "dualpath-affinity",
 )  # fmt: skip
@@ -17,7 +15,6 @@ EVERY = (
 def _every(shape: str) -> Case:
     return (
         "compare", f"topologies/{shape}.yaml", "--policies", ",".join(EVERY),
-        "--set", f"workload.agents={AGENTS[shape]}", "--set", "workload.turns=2",
         "--require", "functional",
     )  # fmt: skip
 
