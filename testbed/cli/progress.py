@@ -1,6 +1,5 @@
 """Progress on a terminal."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,7 +18,6 @@ from rich.progress import (
 from rich.text import Text
 
 WAITING, DONE = "waiting", "done"
-TELL_EVERY_S = 0.1
 
 
 class _Turns(ProgressColumn):
@@ -51,8 +49,7 @@ class Bars:
             policy: self._progress.add_task(f"{policy}: {WAITING}", start=False, total=None)
             for policy in policies
         }
-        self._now = self._phase = ""
-        self._told_s = 0.0
+        self._now = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -75,10 +72,6 @@ class Bars:
             self._end()
             self._now = policy
             self._progress.start_task(task)
-        now_s = time.monotonic()
-        if phase == self._phase and now_s < self._told_s + TELL_EVERY_S and ended < planned:
-            return  # a run in virtual time ends thousands of turns a second
-        self._phase, self._told_s = phase, now_s
         self._progress.update(task, description=f"{policy}: {phase}")
         if planned:
             self._progress.update(task, completed=ended, total=planned)
