@@ -127,6 +127,14 @@ def play(fabric: Fabric, plan: dict[str, Any]) -> dict[str, dict[str, int]]:
     return accounts
 
 
+def await_silence(fabric: Fabric) -> None:
+    """Until kernels have said goodbye for processes that are gone: nothing passes any more."""
+    deadline_s, last, now = time.monotonic() + 10, None, fabric.class_counters()
+    while now != last and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+        last, now = now, fabric.class_counters()
+
+
 def main() -> None:
     plan = {"mis_mark": {}, "snaplen": SNAPLEN_BYTES, "blocks": 64, **json.loads(sys.argv[1])}
     topo = DualPathTopo(1, 1)
@@ -142,6 +150,7 @@ def main() -> None:
             )
             ends[host, nic] = stack.enter_context(capture.in_background())
         accounts = play(fabric, plan)
+        await_silence(fabric)
     after = fabric.class_counters()
     report = {
         "accounts": accounts,
