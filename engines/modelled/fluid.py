@@ -82,7 +82,7 @@ class Link:
         active = self.active[level]
         if not active:
             return inf
-        left = self.room(level) if self.active[not level] else self.capacity
+        left = self.room(level)
         if len(active) == 1:
             (channel,) = active
             return left if channel.limit_beside(self) >= left else inf
@@ -238,8 +238,8 @@ class FluidNetwork:
         while waiting:
             link = waiting.popleft()
             queued.discard(link)
-            share, before = link.share(level), link.shares[level]
-            if share == before or _alike(share, before):
+            share = link.share(level)
+            if _alike(share, link.shares[level]):
                 continue
             link.shares[level] = share
             for channel in link.active[level]:
@@ -308,5 +308,5 @@ class FluidNetwork:
 
 
 def _alike(one: float, other: float) -> bool:
-    """Different, but by rounding alone; an infinite share is like no finite one."""
-    return one != inf and other != inf and abs(one - other) <= ALIKE * one
+    """Equal but for rounding; an infinite share is like no finite one."""
+    return one == other or (one != inf and other != inf and abs(one - other) <= ALIKE * one)

@@ -79,7 +79,7 @@ class Wires:
     ) -> None:
         """Move bytes; nothing at all arrives at once, but behind what was sent before."""
         through = arrived
-        if self._delay_s is not None and (delay_s := self.delay_s(sender, peer)):
+        if delay_s := self.delay_s(sender, peer):
 
             def through() -> None:
                 self.loop.call_later(delay_s, arrived)
@@ -142,8 +142,7 @@ class Wires:
     def post(self, sender: str, peer: str, message: Message) -> None:
         """Deliver a message after the latency; all messages stay in order."""
         due_s = self.loop.time() + self._latency_s
-        target = self.hosts.get(peer) or self.host(peer)
-        self._on_the_way.append((due_s, target, sender, message))
+        self._on_the_way.append((due_s, self.host(peer), sender, message))
         if not self._posting:
             self._posting = True
             self.loop.call_at(due_s, self._post_due)

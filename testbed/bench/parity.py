@@ -6,7 +6,8 @@ from testbed.results import parity
 GROUP = "parity"
 VIRTUALLY = "-virtual"
 SHAPES = ("1p1d", "1p2d", "2p1d")
-EVERY = (  # policy that moves bytes
+# All that move bytes: `oracle` does not.
+EVERY = (
     "basic", "dualpath", "static-split", "split", "least-loaded", "round-robin", "random",
     "static", "pe-only", "de-only", "affinity", "dualpath-affinity",
 )  # fmt: skip
