@@ -83,7 +83,7 @@ class Crew:
 
 def future() -> Future[None]:
     """What one task may wait for, and whoever knows when it is over sets."""
-    return asyncio.get_running_loop().create_future()
+    return Future()
 
 
 class Event:

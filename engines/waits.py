@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
-import anyio
-
 from engines.errors import EngineError
 from engines.kv import Slots, Span
 from engines.seams.clock import Clock
@@ -94,11 +92,11 @@ class Backlog:
 
 
 class _InLine:
-    """Somebody who waits for room."""
+    """A turn that waits for its place, or for room for its tokens."""
 
-    def __init__(self, tokens: int, turn: int) -> None:
-        self.tokens = tokens
+    def __init__(self, turn: int, tokens: int = 0) -> None:
         self.turn = turn
+        self.tokens = tokens
         self.slot: int | None = None
         self.called = Event()
 
@@ -134,7 +132,7 @@ class Arena:
         self._slots.require(tokens)
         if (slot := self.take_now(tokens)) is not None:
             return slot
-        place = _InLine(tokens, turn)
+        place = _InLine(turn, tokens)
         self._line.append(place)
         try:
             await place.called.wait()
@@ -175,10 +173,10 @@ class Places:
     """
 
     def __init__(self, count: int, what: str) -> None:
-        self._semaphore = anyio.Semaphore(count, fast_acquire=True)
         self._count = count
         self._what = what
-        self._line: dict[int, None] = {}
+        self._held = 0
+        self._line: deque[_InLine] = deque()
         self.most_held = 0
 
     def of(self, turn: int) -> "_Place":
@@ -193,28 +191,38 @@ class Places:
     @property
     def full(self) -> bool:
         """Whether the next one would have to wait."""
-        return self._semaphore.value == 0
+        return self._held == self._count
 
     def waits(self) -> Iterator[str]:
         """Who stands in line, in words."""
-        for turn in self._line:
-            yield f"turn {turn} for {self._what}"
+        for place in self._line:
+            yield f"turn {place.turn} for {self._what}"
 
     async def take(self, turn: int) -> None:
         """Wait for a place."""
+        if self.full:
+            await self._line_up(_InLine(turn))
+        else:
+            self._held += 1
+            self.most_held = max(self.most_held, self._held)
+
+    async def _line_up(self, place: _InLine) -> None:
+        self._line.append(place)
         try:
-            self._semaphore.acquire_nowait()
-        except anyio.WouldBlock:
-            self._line[turn] = None
-            try:
-                await self._semaphore.acquire()
-            finally:
-                del self._line[turn]
-        self.most_held = max(self.most_held, self._count - self._semaphore.value)
+            await place.called.wait()
+        except BaseException:
+            if place in self._line:
+                self._line.remove(place)
+            else:  # called in the same instant
+                self.give()
+            raise
 
     def give(self) -> None:
         """Leave a place to the next in line."""
-        self._semaphore.release()
+        if self._line:
+            self._line.popleft().called.set()
+        else:
+            self._held -= 1
 
 
 class _Place:

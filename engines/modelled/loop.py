@@ -15,9 +15,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from heapq import heappop, heappush
-from itertools import count
 from math import ulp
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, NoReturn, TypeVar, TypeVarTuple
+
+import msgspec
 
 from engines.errors import VirtualDeadlock
 
@@ -32,49 +33,49 @@ def resolution_s(now_s: float) -> float:
     return max(RESOLUTION_S, 2 * ulp(now_s))
 
 
-class _Step(list[Any]):
-    """[what to call, with what], unless it is cancelled before: a handle that costs a list."""
+class _Step(msgspec.Struct):
+    """What to call, with what, unless it is cancelled before; `when_s` of a timer is its time."""
+
+    callback: Callable[..., object] | None
+    args: tuple[Any, ...]
+    when_s: float = 0.0
 
     def cancel(self) -> None:
         """Do not call it."""
-        self[0] = None
+        self.callback = None
 
     def cancelled(self) -> bool:
         """Whether it will not be called."""
-        return self[0] is None
-
-
-class _Timer(_Step):
-    """A step with a time, as its third part."""
+        return self.callback is None
 
     def when(self) -> float:
         """Virtual seconds since the loop was made."""
-        return float(self[2])
+        return self.when_s
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
-    """What tasks, futures, events and timeouts need of a loop; `time` is virtual, from 0 on.
+    """What tasks, futures, events and timeouts need of a loop; `now_s` is virtual, from 0 on.
 
     Context variables are those of the caller for everybody.
     """
 
     def __init__(self) -> None:
-        self._now_s = 0.0
+        self.now_s = 0.0
         self._ready: deque[_Step] = deque()
-        self._timers: list[tuple[float, int, _Step]] = []
-        self._numbers = count()  # timers of one instant fire in the order in which they were set
-        self._interrupted = self._closed = False
+        self._timers: dict[float, list[_Step]] = {}  # of each time, in the order of their setting
+        self._times: list[float] = []  # as a heap
+        self._closed = False
         self._unseen: list[BaseException] = []
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
-        return self._now_s
+        return self.now_s
 
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Call when it is its turn, in this instant."""
-        step: Any = _Step((callback, args))
+        step: Any = _Step(callback, args)
         self._ready.append(step)
         return step  # type: ignore[no-any-return]  # a cast would be a call
 
@@ -86,8 +87,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call at a virtual time."""
-        timer: Any = _Timer((callback, args, when))
-        heappush(self._timers, (when, next(self._numbers), timer))
+        timer: Any = _Step(callback, args, when)
+        at_once = self._timers.get(when)
+        if at_once is None:
+            self._timers[when] = [timer]
+            heappush(self._times, when)
+        else:
+            at_once.append(timer)
         return timer  # type: ignore[no-any-return]  # a cast would be a call
 
     def call_later(
@@ -98,7 +104,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call so many virtual seconds from now."""
-        return self.call_at(self._now_s + delay, callback, *args)
+        return self.call_at(self.now_s + delay, callback, *args)
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future of this loop."""
@@ -110,10 +116,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *,
         name: str | None = None,
         context: Context | None = None,
-        **kwargs: Any,
     ) -> asyncio.Task[Any]:
         """A task of this loop; its first step comes when it is its turn."""
-        return asyncio.Task(coro, loop=self, name=name, **kwargs)
+        return asyncio.Task(coro, loop=self, name=name or coro.__name__)
 
     def get_task_factory(self) -> None:
         """There is none."""
@@ -135,10 +140,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._closed = True
         self._ready.clear()
         self._timers.clear()
+        self._times.clear()
 
     def interrupt(self) -> None:
         """End the run before its next step, with KeyboardInterrupt."""
-        self._interrupted = True
+        self._ready.appendleft(_Step(_break_off, ()))
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """An error that nobody looked at; asyncio would log it, here it ends the run."""
@@ -150,46 +156,63 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         An error that a callback raises, or that nobody looked at, ends the world.
         """
         asyncio._set_running_loop(self)
-        ready = self._ready
         try:
             while not future.done():
-                if not ready:
+                if not self._ready:
                     self._jump()
-                while ready:
-                    if self._interrupted:
-                        raise KeyboardInterrupt
-                    step = ready.popleft()
-                    if step[0] is not None:
-                        step[0](*step[1])
+                self._instant()
             if self._unseen:
                 raise self._unseen[0]
             return future.result()
         finally:
             asyncio._set_running_loop(None)
 
+    def _instant(self) -> None:
+        """Every step of this instant. (A function that is called often: Python tunes those.)"""
+        ready = self._ready
+        while ready:
+            step = ready.popleft()
+            if step.callback is not None:
+                step.callback(*step.args)
+
     def _jump(self) -> None:
         """To the next timer; all that can hardly be told apart from it fire together."""
-        timers = self._timers
-        while timers and timers[0][2][0] is None:
-            heappop(timers)
-        if not timers:
-            raise VirtualDeadlock("every task waits and no timer is left")
-        when_s, _, step = heappop(timers)
-        self._now_s = max(self._now_s, when_s)
-        self._ready.append(step)
-        if timers and timers[0][0] - when_s < CLOSE_S:
-            until_s = self._now_s + resolution_s(self._now_s)
-            while timers and timers[0][0] <= until_s:
-                self._ready.append(heappop(timers)[2])
+        times, timers, ready = self._times, self._timers, self._ready
+        while not ready:
+            if not times:
+                raise VirtualDeadlock("every task waits and no timer is left")
+            when_s = heappop(times)
+            ready.extend(timers.pop(when_s))
+            while ready and ready[0].callback is None:  # nobody waits for that time any more
+                ready.popleft()
+        if when_s > self.now_s:
+            self.now_s = when_s
+        if times and times[0] - when_s < CLOSE_S:
+            until_s = self.now_s + resolution_s(self.now_s)
+            while times and times[0] <= until_s:
+                ready.extend(timers.pop(heappop(times)))
 
 
-def run_virtual(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _break_off() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def virtual_loop() -> VirtualLoop:
+    """A loop at time 0."""
+    return VirtualLoop()  # type: ignore[abstract]  # it has nothing to poll
+
+
+def run_virtual(
+    function: Callable[[], Coroutine[Any, Any, T]], loop: VirtualLoop | None = None
+) -> T:
     """Run a coroutine function to its end in virtual time; VirtualDeadlock if it cannot end.
+
+    It runs on `loop`, where clocks and links were made for one, or on one of its own.
 
     An interrupt ends it between two steps. Nothing is waited for then: in a world that stands
     still, tasks that are cancelled may wait for others that are gone.
     """
-    loop = VirtualLoop()  # type: ignore[abstract]  # it has nothing to poll
+    loop = loop or virtual_loop()
     with _interrupts(loop):
         main: asyncio.Task[T] = loop.create_task(function())
         try:

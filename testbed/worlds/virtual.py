@@ -20,7 +20,7 @@ from engines.modelled.clock import VirtualClock
 from engines.modelled.compute import PacedCompute
 from engines.modelled.content import PatternAuthor
 from engines.modelled.fluid import KV, MODEL, FluidNetwork
-from engines.modelled.loop import run_virtual
+from engines.modelled.loop import run_virtual, virtual_loop
 from engines.modelled.reference import check_agent
 from engines.modelled.store import ExtentStore
 from engines.modelled.transport import FluidTransport, Wires
@@ -55,7 +55,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
     began_s = time.perf_counter()
     with _rare_collections():
         try:
-            run_virtual(world.play)
+            run_virtual(world.play, world.loop)
         except DualPathError as error:
             raise RunFailed(_told(error)) from error
         except BaseExceptionGroup as errors:
@@ -104,7 +104,8 @@ class _World:
     def __init__(self, plan: LabPlan, progress: Progress) -> None:
         self._plan = plan
         self._progress = progress
-        self.clock = VirtualClock()
+        self.loop = virtual_loop()
+        self.clock = VirtualClock(self.loop)
         wires = plan.wires
         self._shape = wires.shape
         self._network = FluidNetwork(_capacities(wires), wires.qos)

@@ -4,6 +4,7 @@ One row stands for `BLOCK` tokens and is one byte of content. A row's KV is a ha
 before it, so whoever computes on KV that is missing or wrong gets other tokens.
 """
 
+import asyncio
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -20,7 +21,7 @@ from engines.config import ExchangeConfig, KvShape
 from engines.errors import DeadlineExceeded, KvDigestMismatch, KvMissing
 from engines.kv import Extent, Span
 from engines.messages import Message
-from engines.modelled.loop import run_virtual
+from engines.modelled.loop import VirtualLoop, run_virtual
 from engines.seams.compute import DecodeJob, PrefillJob
 from engines.seams.transport import Delivery, TrafficClass, Write
 from engines.tasks import Future
@@ -35,6 +36,13 @@ Memory = NDArray[np.int64]
 def play(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a coroutine function to its end in virtual time; a hang is an error at once."""
     run_virtual(function)
+
+
+def running_loop() -> VirtualLoop:
+    """The loop that plays us."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop
 
 
 class FakeClock:

@@ -2,7 +2,7 @@
 
 import anyio
 import pytest
-from fakes import EXCHANGE
+from fakes import EXCHANGE, running_loop
 
 from engines.config import GroupConfig
 from engines.errors import KvMissing, TransferError
@@ -121,7 +121,7 @@ def test_messages_take_their_latency_and_stay_in_order() -> None:
 def test_a_barrier_passes_before_kv_and_weighs_its_load() -> None:
     async def main() -> tuple[float, float]:
         hosts = wires("a", "b")
-        clock = VirtualClock()
+        clock = VirtualClock(running_loop())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: hosts["a"].write("b", [write(100, 1)], deadline_s=9))
             await clock.sleep_until_s(1.0)
@@ -218,7 +218,7 @@ def test_the_store_knows_what_it_holds() -> None:
 
 def test_compute_takes_its_time_and_gives_the_tokens_of_the_reference() -> None:
     async def main() -> tuple[dict[int, bytes], dict[int, bytes], list[bytes], float]:
-        clock = VirtualClock()
+        clock = VirtualClock(running_loop())
         compute = PacedCompute(2, 64, clock)
         slot = Span("hbm", 0, 0, 640, 0, 2)
         jobs = [

@@ -4,6 +4,7 @@ import asyncio
 
 import anyio
 import pytest
+from fakes import running_loop
 
 from engines.errors import VirtualDeadlock
 from engines.modelled.clock import VirtualClock
@@ -12,7 +13,7 @@ from engines.modelled.loop import run_virtual
 
 def test_days_pass_at_once_and_to_the_nanosecond() -> None:
     async def main() -> list[float]:
-        clock = VirtualClock()
+        clock = VirtualClock(running_loop())
         seen = []
         for when_s in (0.1, 0.30000000000000004, 86_400.0 * 30, 86_400.0 * 30 + 1e-9):
             await clock.sleep_until_s(when_s)
@@ -26,7 +27,7 @@ def test_a_sleep_that_is_over_gives_others_a_turn() -> None:
     turns: list[str] = []
 
     async def main() -> None:
-        clock = VirtualClock()
+        clock = VirtualClock(running_loop())
 
         async def other() -> None:
             turns.append("other")

@@ -11,7 +11,7 @@ from engines.layout import KvLayout
 from engines.messages import Drain, Report, Start
 from engines.modelled.clock import VirtualClock
 from engines.modelled.fluid import FluidNetwork
-from engines.modelled.loop import run_virtual
+from engines.modelled.loop import run_virtual, virtual_loop
 from engines.modelled.transport import FluidTransport, Wires
 from engines.modelled.watch import LOOK_PERIOD_S, STILL_BEATS, Watch
 from engines.seams.transport import Write
@@ -25,7 +25,8 @@ class World:
     """Two hosts on a link of one token a second, and a heart that beats and reports."""
 
     def __init__(self) -> None:
-        self.clock = VirtualClock()
+        self.loop = virtual_loop()
+        self.clock = VirtualClock(self.loop)
         wires = Wires(FluidNetwork({"link": 4.0}, True), lambda *_: ("link",), LAYOUT, 1e-3)
         self.a, self.b = FluidTransport("a", wires), FluidTransport("b", wires)
         self.watch = Watch(self.clock, wires)
@@ -49,7 +50,7 @@ class World:
                 tasks.cancel_scope.cancel()
 
         try:
-            run_virtual(main)
+            run_virtual(main, self.loop)
         except* EngineError as errors:
             ended: BaseException = errors
             while isinstance(ended, BaseExceptionGroup):
@@ -149,7 +150,7 @@ def test_every_host_is_heard_before_one_of_them_fills_the_list() -> None:
         world.watch.meet("store0", lambda: ["turn 1 for the stage"])
         return world.watch.waiting()
 
-    words = run_virtual(main).split("; ")
+    words = run_virtual(main, world.loop).split("; ")
     assert words[:4] == [
         "store0: turn 1 for the stage", "agents: thing 49", "sched: a word", "agents: thing 48",
     ]  # fmt: skip
