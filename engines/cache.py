@@ -5,7 +5,7 @@ may give way at any time. Copies stand for pages that change hands: engines page
 what they pay is the move into HBM. So copies take no time and no bandwidth here.
 """
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,34 +14,26 @@ from engines.errors import KvDigestMismatch
 from engines.kv import Extent, Span
 from engines.seams.transport import DIGEST_BYTES, Transport
 from scheduler.prefix import Kept
+from scheduler.ranges import Ranges
 
 
 class Pages:
     """Blocks of a region, handed out in pieces as they are free."""
 
     def __init__(self, count: int) -> None:
-        self._free = [(0, count)] if count else []  # (first, count), by first, no neighbours
+        self._free = Ranges()
+        self._free.add(0, count)
 
     def take(self, count: int) -> Iterator[tuple[int, int]]:
         """Pieces of together `count` blocks, which must be free."""
         while count:
-            first, length = self._free.pop()
-            taken = min(length, count)
-            if length > taken:
-                self._free.append((first, length - taken))
-            count -= taken
-            yield first + length - taken, taken
+            first, last = self._free.cut(count)
+            count -= last - first
+            yield first, last - first
 
     def give(self, first: int, count: int) -> None:
-        """Free a piece and join it to its free neighbours."""
-        free = self._free
-        index = bisect_left(free, (first,))
-        if index < len(free) and free[index][0] == first + count:
-            count += free.pop(index)[1]
-        if index and sum(free[index - 1]) == first:
-            before = free.pop(index - 1)
-            first, count = before[0], before[1] + count
-        insort(free, (first, count))
+        """Free a piece."""
+        self._free.add(first, first + count)
 
 
 class Run(NamedTuple):

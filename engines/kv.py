@@ -4,12 +4,12 @@ All in target units: real tokens and blocks of `block_tokens` real tokens. What 
 in bytes, and how it is laid out, is the business of the world's side of the seams.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
 
 from engines.errors import CapacityError
+from scheduler.ranges import Ranges
 from scheduler.types import Extent as Extent  # of storage; the scheduler speaks of them too
 
 
@@ -75,8 +75,8 @@ class Slots:
         self.capacity = self.free_tokens = capacity // block_tokens * block_tokens
         self.no_hole = 0
         self._block_tokens = block_tokens
-        # (start, length), by start
-        self._free: list[tuple[int, int]] = [(0, address_space(self.capacity, block_tokens))]
+        self._free = Ranges()
+        self._free.add(0, address_space(self.capacity, block_tokens))
         self._held: dict[int, int] = {}
 
     def require(self, tokens: int) -> int:
@@ -94,27 +94,16 @@ class Slots:
         need = self.require(tokens)
         if need > self.free_tokens:
             return None
-        for index, (start, length) in enumerate(self._free):
-            if length >= need:
-                rest = [(start + need, length - need)] if length > need else []
-                self._free[index : index + 1] = rest
-                self._held[start] = need
-                self.free_tokens -= need
-                return start
-        self.no_hole += 1
-        return None
+        slot = self._free.take(need)
+        if slot is None:
+            self.no_hole += 1
+            return None
+        self._held[slot] = need
+        self.free_tokens -= need
+        return slot
 
     def give(self, slot: int) -> None:
         """Free a slot and join it to its free neighbours."""
         length = self._held.pop(slot)
         self.free_tokens += length
-        free, start, end = self._free, slot, slot + length
-        index = bisect_left(free, (slot,))
-        first = last = index
-        if index < len(free) and free[index][0] == end:
-            end += free[index][1]
-            last = index + 1
-        if index and sum(free[index - 1]) == start:
-            start = free[index - 1][0]
-            first = index - 1
-        free[first:last] = [(start, end - start)]
+        self._free.add(slot, slot + length)

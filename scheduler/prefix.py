@@ -6,57 +6,15 @@ number, and a chain never changes, so nothing that is kept can be out of date.
 """
 
 import sys
-from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 from scheduler.cluster import Cluster
+from scheduler.ranges import Ranges
 from scheduler.types import Extent, ReadExtent, Request, Side
 
 # How many times as long as a chain took to come back another must be idle to give way to it.
 PATIENCE = 1.5
-
-
-class Ranges:
-    """Disjoint ranges of one chain's block numbers, ends excluded, in order, neighbours joined."""
-
-    def __init__(self) -> None:
-        self.firsts: list[int] = []
-        self.lasts: list[int] = []
-        self.count = 0
-
-    def lacking(self, first: int, last: int) -> list[tuple[int, int]]:
-        """What of `first` to `last` is in none."""
-        gaps = []
-        for index in range(bisect_right(self.lasts, first), len(self.firsts)):
-            if self.firsts[index] >= last:
-                break
-            if self.firsts[index] > first:
-                gaps.append((first, self.firsts[index]))
-            first = self.lasts[index]
-        return [*gaps, (first, last)] if first < last else gaps
-
-    def add(self, first: int, last: int) -> None:
-        """Put a range in, of which nothing was in."""
-        self.count += last - first
-        # Those that it touches or lies between: at most one on either side.
-        begin, end = bisect_left(self.lasts, first), bisect_right(self.firsts, last)
-        if begin < end:
-            first, last = min(first, self.firsts[begin]), max(last, self.lasts[end - 1])
-        self.firsts[begin:end] = [first]
-        self.lasts[begin:end] = [last]
-
-    def cut(self, most: int) -> tuple[int, int]:
-        """Take up to so many off the end of the last range; returns what."""
-        last = self.lasts[-1]
-        first = max(self.firsts[-1], last - most)
-        self.count -= last - first
-        if first == self.firsts[-1]:
-            self.firsts.pop()
-            self.lasts.pop()
-        else:
-            self.lasts[-1] = first
-        return first, last
 
 
 class Kept:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from engines.cache import DramCache, Pages
 from engines.errors import KvDigestMismatch
 from engines.kv import Extent, Span
-from scheduler.prefix import Kept, Ranges, cut
+from scheduler.prefix import Kept, cut
+from scheduler.ranges import Ranges
 
 CHAINS, LONGEST = 4, 24
 EXTENTS = st.builds(
