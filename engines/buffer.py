@@ -62,7 +62,8 @@ class Buffer:
         self._failed: set[int] = set()
         self._terms = Terms()
         self._cache = DramCache(config.cache_tokens, config.kv, transport)
-        self._persister = Persister(config, transport, self._cache)
+        self._tasks = Crew()
+        self._persister = Persister(config, transport, self._cache, self._tasks)
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
         self.account: dict[str, float] = {
             "read_tokens": 0, "digest_failures": 0, "turns": 0, "no_hole": 0, "dram_s": 0.0,
@@ -71,10 +72,8 @@ class Buffer:
 
     async def run(self) -> None:
         """Receive and act until drained."""
-        async with Crew() as tasks:
-            self._tasks = tasks
+        async with self._tasks as tasks:
             tasks.start(self._reporter.run())
-            tasks.start(self._persister.run(tasks))
             tasks.start(self._transport.serve(self._act))
         self.account["no_hole"] = self._dram.no_hole
         self.account["most_reads"] = self._reads.most_held
@@ -198,6 +197,7 @@ class Buffer:
             assign.turn.content,
             request.id,
             decode,
+            turn.prompt_kept.set,
         )
         self._transport.post(decode, Admit(request.id, final.content))
         hbm = await turn.admitted.wait(self._clock, self._config.deadline_s)
@@ -209,7 +209,7 @@ class Buffer:
     async def _move_and_keep(
         self, turn: HeldTurn, decode: str, move: Write, new: NewBlocks
     ) -> None:
-        self._persister.keep(new, lambda: turn.prompt_kept.set(True))
+        self._persister.keep(new)
         await self._send(decode, [move])
         await turn.prompt_kept.wait(self._clock, self._config.deadline_s)
 
@@ -320,8 +320,9 @@ class Buffer:
         turn = self._turn(append.request)
         extent = Extent(turn.chain, append.first_block, append.count)
         content = turn.content + append.generated
-        new = NewBlocks(extent, append.span, content, append.request, decode)
-        self._persister.keep(new, lambda: turn.count_kept(append.count))
+        self._persister.keep(
+            NewBlocks(extent, append.span, content, append.request, decode, turn.count_kept)
+        )
 
     def _fail(self, turn: HeldTurn, reason: str) -> None:
         """End the turn here and tell everybody who may hold something of it."""

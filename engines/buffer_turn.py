@@ -16,7 +16,7 @@ class HeldTurn:
         self.pulled: Awaited[str] = Awaited(f"the pulls of turn {request}'s KV")
         self.complete: Awaited[LayerDone] = Awaited(f"the last layer of turn {request}")
         self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
-        self.prompt_kept: Awaited[bool] = Awaited(f"turn {request}'s new prompt to be kept")
+        self.prompt_kept: Awaited[int] = Awaited(f"turn {request}'s new prompt to be kept")
         self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
         self.queued: dict[ReadExtent, int] = {}  # tokens of each that storage has to send
         self.roomless_tokens = 0  # of its reads, while it has no room in a DE buffer's DRAM

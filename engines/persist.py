@@ -5,7 +5,6 @@ completes the blocks of many sequences in one step.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import msgspec
 
@@ -14,7 +13,7 @@ from engines.config import BufferConfig
 from engines.kv import Extent, Slots, Span, storage_of
 from engines.messages import Kept, Persist, Persisted
 from engines.seams.transport import Transport, Write
-from engines.tasks import Crew, Event
+from engines.tasks import Crew
 from engines.waits import Arena
 
 
@@ -26,32 +25,16 @@ class NewBlocks(msgspec.Struct, frozen=True):
     content: bytes
     request: int
     decode: str  # the DE that hears of it
+    then: Callable[[int], None]  # called with their number once they are kept
 
 
-class _UnderWay(NamedTuple):
-    """Blocks that storage was sent, and what to do once they are kept."""
+class _Load:
+    """What goes to a storage host together: one slot in its inbox, free when all of it is kept."""
 
-    new: NewBlocks
-    sent: "_Sent"
-    then: Callable[[], None]
-
-
-class _Sent:
-    """A list under way: its slot in the inbox is free when storage has kept all of it."""
-
-    def __init__(self, inbox: Arena, slot: int, left: int) -> None:
-        self._inbox = inbox
-        self._slot = slot
-        self._left = left
-
-    def count(self) -> None:
-        """One of them is kept."""
-        self._left -= 1
-        if self._left == 0:
-            self._inbox.give(self._slot)
-
-
-Pending = tuple[NewBlocks, Callable[[], None]]  # and what to do once they are kept
+    def __init__(self, room: int) -> None:
+        self.room = room  # tokens that it still takes
+        self.blocks: list[NewBlocks] = []
+        self.slot = self.unkept = 0
 
 
 class Persister:
@@ -60,43 +43,53 @@ class Persister:
     What it sealed, the node's cache keeps too.
     """
 
-    def __init__(self, config: BufferConfig, transport: Transport, cache: DramCache) -> None:
+    def __init__(
+        self, config: BufferConfig, transport: Transport, cache: DramCache, tasks: Crew
+    ) -> None:
         self._config = config
+        self._block_tokens = config.kv.block_tokens
         self._transport = transport
         self._cache = cache
+        self._tasks = tasks
         self.inbox = {
             storage: Arena(
                 Slots(config.inbox_tokens, config.kv.block_tokens), f"the inbox of {storage}"
             )
             for storage in config.storages
         }
-        self._waiting: dict[str, list[Pending]] = {}
-        self._under_way: dict[Extent, _UnderWay] = {}
-        self._news = Event()
+        self._waiting: dict[str, _Load] = {}
+        self._under_way: dict[Extent, tuple[NewBlocks, _Load]] = {}
         self.unkept_tokens = 0  # that wait for storage, sent or not
 
-    def keep(self, new: NewBlocks, then: Callable[[], None]) -> None:
+    def keep(self, new: NewBlocks) -> None:
         """Have blocks stored; once a restart of storage would find them, tell the DE, and `then`.
 
         It may hand them to a next turn from then on.
         """
         if not new.extent.count:
             self._tell(new.decode, [Kept(new.request, new.extent, new.span)])
-            return then()
+            return new.then(0)
+        tokens = new.extent.count * self._block_tokens
+        self.unkept_tokens += tokens
         storage = storage_of(new.extent.chain, self._config.storages)
-        self._waiting.setdefault(storage, []).append((new, then))
-        self.unkept_tokens += self._tokens(new)
-        self._news.set()
+        load = self._waiting.get(storage)
+        if load is None or load.room < tokens:
+            load = self._waiting[storage] = _Load(self._config.inbox_tokens)
+            self._tasks.start(self._send(storage, load))
+        load.room -= tokens
+        load.blocks.append(new)
 
     def hear(self, persisted: Persisted) -> None:
         """Storage keeps these extents."""
         told: dict[str, list[Kept]] = {}
         for kept in persisted.kept:
-            new, sent, then = self._under_way.pop(kept.extent)
-            sent.count()
-            self.unkept_tokens -= self._tokens(new)
+            new, load = self._under_way.pop(kept.extent)
+            load.unkept -= 1
+            if not load.unkept:
+                self.inbox[storage_of(new.extent.chain, self._config.storages)].give(load.slot)
+            self.unkept_tokens -= new.extent.count * self._block_tokens
             told.setdefault(new.decode, []).append(Kept(new.request, new.extent, new.span))
-            then()
+            new.then(new.extent.count)
         for decode, some in told.items():
             self._tell(decode, some)
 
@@ -107,50 +100,23 @@ class Persister:
         """Turns in line for an inbox, and those whose blocks storage has not kept, in words."""
         for arena in self.inbox.values():
             yield from arena.waits()
-        for extent, (new, _, _) in self._under_way.items():
+        for extent, (new, _) in self._under_way.items():
             storage = storage_of(extent.chain, self._config.storages)
             yield f"turn {new.request} for {storage} to keep {extent}"
 
-    async def run(self, tasks: Crew) -> None:
-        """Send what waits, a storage host at a time."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            waiting, self._waiting = self._waiting, {}
-            for storage, pending in waiting.items():
-                for some in self._within_inbox(pending):
-                    tasks.start(self._send(storage, some))
-
-    def _within_inbox(self, pending: list[Pending]) -> list[list[Pending]]:
-        """Lists that each fit into an empty inbox."""
-        lists: list[list[Pending]] = []
-        room = 0
-        for one in pending:
-            tokens = self._tokens(one[0])
-            if tokens > room:
-                lists.append([])
-                room = self._config.inbox_tokens
-            lists[-1].append(one)
-            room -= tokens
-        return lists
-
-    async def _send(self, storage: str, pending: list[Pending]) -> None:
-        inbox = self.inbox[storage]
-        tokens = sum(self._tokens(new) for new, _ in pending)
-        slot = await inbox.take(tokens, pending[0][0].request)
-        whole = Span("inbox", self._config.inbox_base + slot, 0, 0, 0, self._config.kv.layers)
-        sent = _Sent(inbox, slot, len(pending))
-        writes, at = [], 0
-        for new, then in pending:
-            end = at + new.extent.count * self._config.kv.block_tokens
-            into = whole.tokens(at, end)
-            at = end
-            self._under_way[new.extent] = _UnderWay(new, sent, then)
+    async def _send(self, storage: str, load: _Load) -> None:
+        if self._waiting.get(storage) is load:
+            del self._waiting[storage]  # it is on its way: others go with the next
+        load.unkept = len(load.blocks)
+        tokens = self._config.inbox_tokens - load.room
+        load.slot = await self.inbox[storage].take(tokens, load.blocks[0].request)
+        into = Span("inbox", self._config.inbox_base + load.slot, 0, 0, 0, self._config.kv.layers)
+        writes = []
+        for new in load.blocks:
+            into = into.tokens(into.last, into.last + new.extent.count * self._block_tokens)
+            self._under_way[new.extent] = (new, load)
             digests = self._transport.seal(new.span, new.content, new.extent.first)
             self._cache.keep([new.extent], new.span, digests)
             note = Persist(new.request, new.extent, into, digests)
             writes.append(Write(new.span, into, note, new.request))
         await self._transport.write(storage, writes, deadline_s=self._config.deadline_s)
-
-    def _tokens(self, new: NewBlocks) -> int:
-        return new.extent.count * self._config.kv.block_tokens
