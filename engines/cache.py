@@ -6,7 +6,7 @@ what they pay is the move into HBM. So copies take no time and no bandwidth here
 """
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from engines.config import KvShape
@@ -61,15 +61,16 @@ class DramCache:
 
     def lacking(self, extents: Iterable[Extent]) -> list[Extent]:
         """What would have to be read of these."""
-        return list(self._kept.lacking(extents))
+        return self._kept.lacking(extents)
 
-    def fetch(self, extents: Iterable[Extent], into: Span, content: bytes) -> list[Extent]:
+    def fetch(self, extents: Sequence[Extent], into: Span, content: bytes) -> list[Extent]:
         """Copy what is here into a prompt's slot, check it, and say what is lacking.
 
         Raises KvDigestMismatch, and drops that chain's blocks, if one is not what it was.
         """
-        extents = tuple(extents)
         lacking = self.lacking(extents)
+        if not self._kept.blocks:
+            return lacking
         for extent in extents:
             for run in self._within(extent):
                 target = self._span(into, run.first, run.blocks)
@@ -84,6 +85,8 @@ class DramCache:
 
     def keep(self, extents: Iterable[Extent], source: Span, digests: bytes) -> None:
         """Copy blocks that lie in a span, one extent after the other, and that are checked."""
+        if not self._kept.capacity_blocks:
+            return
         at, block_tokens = source.first, self._kv.block_tokens
         for extent in extents:
             added, gone = self._kept.add(extent)

@@ -54,15 +54,17 @@ class Kept:
         """Whether anything of a chain is here."""
         return chain in self._chains
 
-    def lacking(self, extents: Iterable[Extent]) -> Iterator[Extent]:
+    def lacking(self, extents: Iterable[Extent]) -> list[Extent]:
         """What of these extents is not here."""
+        lacking = []
         for extent in extents:
             ranges = self._chains.get(extent.chain)
             if ranges is None:
-                yield extent
+                lacking.append(extent)
                 continue
             for first, last in ranges.lacking(extent.first, extent.first + extent.count):
-                yield Extent(extent.chain, first, last - first)
+                lacking.append(Extent(extent.chain, first, last - first))
+        return lacking
 
     def add(self, extent: Extent) -> tuple[list[Extent], list[Extent]]:
         """Keep what of an extent is not here, as far as there is room or others give way.
@@ -71,7 +73,7 @@ class Kept:
         """
         if not self.capacity_blocks:
             return [], []
-        new = list(self.lacking([extent]))
+        new = self.lacking([extent])
         ranges = self._chains.setdefault(extent.chain, Ranges())
         wanted = sum(part.count for part in new)
         gone = list(self._give_way(extent.chain, self.blocks + wanted - self.capacity_blocks))
@@ -172,8 +174,10 @@ def chains_of(request: Request) -> Iterable[int]:
 
 def cut(context: Iterable[Extent], first: int, count: int) -> tuple[Extent, ...]:
     """The extents of a prompt's blocks `first` to `first + count`."""
-    wanted = (
-        (extent.chain, max(extent.first, first), min(extent.first + extent.count, first + count))
-        for extent in context
-    )
-    return tuple(Extent(chain, start, end - start) for chain, start, end in wanted if end > start)
+    wanted = []
+    for extent in context:
+        start = max(extent.first, first)
+        end = min(extent.first + extent.count, first + count)
+        if start < end:
+            wanted.append(Extent(extent.chain, start, end - start))
+    return tuple(wanted)
