@@ -6,7 +6,7 @@ The life of a turn's KV here is one coroutine, step by step as in section 3 of t
 
 from collections.abc import Iterator
 
-from engines.buffer_turn import HeldTurn
+from engines.buffer_turn import HeldRead, HeldTurn
 from engines.cache import DramCache
 from engines.config import BufferConfig
 from engines.control import Reporter
@@ -26,6 +26,7 @@ from engines.messages import (
     NewTerm,
     Persisted,
     Pull,
+    Read,
     ReadDigests,
     ReadDone,
     Report,
@@ -39,8 +40,8 @@ from engines.seams.transport import Delivery, Transport, Write
 from engines.tasks import Crew
 from engines.terms import Terms
 from engines.waits import Arena, Backlog, Bandwidth, Places
-from scheduler.prefix import chains_of, cut
-from scheduler.types import NodeReport, ReadExtent, Side
+from scheduler.prefix import chains_of
+from scheduler.types import NodeReport, Side
 
 
 class Buffer:
@@ -127,23 +128,26 @@ class Buffer:
 
     def _begin(self, assign: Assign) -> None:
         """Count the turn's reads as queued from here on: the next report has seen it."""
-        turn = self._turn(assign.decision.request_id)
-        reads = [read for read in assign.decision.reads if read.side is self._side]
-        turn.to_pull_tokens = sum(read.count for read in reads) * self._config.kv.block_tokens
-        self._cache.use(chains_of(assign.turn.request))
-        for read in reads:
-            self._queue(turn, read, self._cache.lacking(_wanted(assign, read)))
+        turn, request = self._turn(assign.decision.request_id), assign.turn.request
+        self._cache.use(chains_of(request))
+        for extent in assign.decision.reads:
+            if extent.side is self._side:
+                read = HeldRead(extent, request, self._config.kv.block_tokens)
+                turn.reads.append(read)
+                turn.to_pull_tokens += read.last - read.first
+                self._queue(read, self._cache.lacking(read.extents))
         if self._side is Side.DE:
-            turn.roomless_tokens = sum(turn.queued.values())
+            turn.roomless_tokens = sum(read.queued_tokens for read in turn.reads)
             self._roomless_tokens += turn.roomless_tokens
-        self._tasks.start(self._live(turn, assign, reads))
+        self._tasks.start(self._live(turn, assign))
 
-    async def _live(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
+    async def _live(self, turn: HeldTurn, assign: Assign) -> None:
         side = self._prefill_side if self._side is Side.PE else self._decode_side
         try:
-            await turn.life.play(side(turn, assign, reads))
+            await turn.life.play(side(turn, assign))
         finally:
-            self._queued_tokens -= sum(turn.queued.values())
+            for read in turn.reads:
+                self._queue(read, [])
             self._has_room(turn)
             del self._turns[turn.request]
 
@@ -152,29 +156,27 @@ class Buffer:
         self._roomless_tokens -= turn.roomless_tokens
         turn.roomless_tokens = 0
 
-    async def _prefill_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
+    async def _prefill_side(self, turn: HeldTurn, assign: Assign) -> None:
         async with self._ahead.of(turn.request):
             slot = await self._dram.take(assign.turn.request.hit_tokens, turn.request)
             try:
-                await self._read_all(turn, assign, reads, slot)
+                await self._read_all(turn, assign, slot)
                 await self._push(turn)
                 self.account["turns"] += 1
             finally:
                 self._dram.give(slot)
 
-    async def _decode_side(self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent]) -> None:
+    async def _decode_side(self, turn: HeldTurn, assign: Assign) -> None:
         request, kv = assign.turn.request, self._config.kv
-        here = sum(read.count for read in reads) * kv.block_tokens
         slot = await self._dram.take(request.prompt_tokens, request.id)
         self._has_room(turn)
         try:
             prompt = Span("dram", slot, 0, request.prompt_tokens, 0, kv.layers)
-            turn.tokens_due = (request.prompt_tokens - here) * kv.layers
-            turn.expect(assign, kv.block_tokens)
+            turn.expect(assign, kv)
             prefill = self._config.engine_hosts[assign.decision.pe]
             self._transport.post(prefill, Granted(request.id, prompt))
-            await self._read_all(turn, assign, reads, slot)
-            if reads:
+            await self._read_all(turn, assign, slot)
+            if turn.reads:
                 await self._push(turn)
             final = await turn.complete.wait(self._clock, self._config.deadline_s)
             await self._hand_over(turn, assign, final, prompt)
@@ -213,77 +215,71 @@ class Buffer:
         await self._send(decode, [move])
         await turn.prompt_kept.wait(self._clock, self._config.deadline_s)
 
-    async def _read_all(
-        self, turn: HeldTurn, assign: Assign, reads: list[ReadExtent], slot: int
-    ) -> None:
+    async def _read_all(self, turn: HeldTurn, assign: Assign, slot: int) -> None:
         """Storage to DRAM, Full Blocks; few reads at a time, the others queue here in order.
 
         What the cache has is not read. It may have other blocks by now than when they were queued.
         """
-        kv, prefill = self._config.kv, self._config.engine_hosts[assign.decision.pe]
-        for read in reads:
-            first, last = read.first * kv.block_tokens, (read.first + read.count) * kv.block_tokens
-            span = Span("dram", slot, first, last, 0, kv.layers)
-            await turn.life.see_through(self._fetch(turn, assign, read, span))
-            if turn.queued[read]:
+        layers, prefill = self._config.kv.layers, self._config.engine_hosts[assign.decision.pe]
+        content = assign.turn.content
+        for read in turn.reads:
+            span = Span("dram", slot, read.first, read.last, 0, layers)
+            await turn.life.see_through(self._fetch(turn, read, span, content))
+            if read.lacking:
                 async with self._reads.of(turn.request):
                     # A read under way is seen through even if its turn has failed meanwhile: what
                     # storage still writes must not land in a slot that already is another's.
-                    await turn.life.see_through(self._read(turn, assign, turn.lacking, span))
-            self.account["read_tokens"] += turn.queued[read]
-            self._queue(turn, read, [])
-            loaded = Loaded(turn.request, self._side, span, first, last)
+                    await turn.life.see_through(self._read(turn, read, span, content))
+            self.account["read_tokens"] += read.queued_tokens
+            self._queue(read, [])
+            loaded = Loaded(turn.request, self._side, span, read.first, read.last)
             self._transport.post(prefill, loaded)
 
-    async def _fetch(self, turn: HeldTurn, assign: Assign, read: ReadExtent, span: Span) -> None:
+    async def _fetch(self, turn: HeldTurn, read: HeldRead, span: Span, content: bytes) -> None:
         """Take from the cache what it has, and queue the rest."""
-        wanted = _wanted(assign, read)
         try:
-            turn.lacking = self._cache.fetch(wanted, span, assign.turn.content)
+            self._queue(read, self._cache.fetch(read.extents, span, content))
         except KvDigestMismatch as error:
             return self._mismatch(turn, error)
-        self._queue(turn, read, turn.lacking)
-        if hit_tokens := span.last - span.first - turn.queued[read]:
+        if hit_tokens := span.last - span.first - read.queued_tokens:
             before = self.cached_tokens.get(turn.request, 0)
             self.cached_tokens[turn.request] = before + hit_tokens
 
-    async def _read(
-        self, turn: HeldTurn, assign: Assign, lacking: list[Extent], span: Span
-    ) -> None:
+    async def _read(self, turn: HeldTurn, read: HeldRead, span: Span, content: bytes) -> None:
         """Read what the cache lacks of a span, check it, and let the cache keep it."""
-        block_tokens, content = self._config.kv.block_tokens, assign.turn.content
-        tokens = sum(extent.count for extent in lacking) * block_tokens
-        await self._bandwidth.turn(span.tokens(0, tokens))
-        parts = parts_of(turn.request, lacking, span, self._config)
-        for storage, part in parts:
-            self._arriving[part.into] = Arrival(turn.request, storage)
+        await self._bandwidth.turn(span.tokens(0, read.queued_tokens))
+        asked: list[Arrival] = []
+        for storage, part in parts_of(turn.request, read.lacking, span, self._config):
+            arrival = self._arriving[part.into] = Arrival(part, storage)
+            asked.append(arrival)
             self._transport.post(storage, part)
-        answers = [await self._answer(part.into) for _, part in parts]
-        if reasons := [answer.error for answer in answers if answer.error]:
-            return self._fail(turn, reasons[0])
+        come: list[tuple[Read, bytes]] = []
+        reason = ""
+        for arrival in asked:
+            answer = await arrival.whole.wait(self._clock, self._config.deadline_s)
+            del self._arriving[arrival.read.into]
+            come.append((arrival.read, answer.digests))
+            reason = reason or answer.error
+        if reason:
+            return self._fail(turn, reason)
         try:
-            for (_, part), answer in zip(parts, answers, strict=True):
-                first = part.into.first // block_tokens
-                self._transport.check(part.into, content, first, answer.digests)
+            for part, digests in come:
+                first = part.into.first // self._config.kv.block_tokens
+                self._transport.check(part.into, content, first, digests)
         except KvDigestMismatch as error:
             return self._mismatch(turn, error)
-        for (_, part), answer in zip(parts, answers, strict=True):
-            self._cache.keep(part.extents, part.into, answer.digests)
+        for part, digests in come:
+            self._cache.keep(part.extents, part.into, digests)
 
-    def _queue(self, turn: HeldTurn, read: ReadExtent, lacking: list[Extent]) -> None:
+    def _queue(self, read: HeldRead, lacking: list[Extent]) -> None:
         """Storage has to send so much for a read, whatever was said before."""
         tokens = sum(extent.count for extent in lacking) * self._config.kv.block_tokens
-        self._queued_tokens += tokens - turn.queued.get(read, 0)
-        turn.queued[read] = tokens
+        self._queued_tokens += tokens - read.queued_tokens
+        read.lacking, read.queued_tokens = lacking, tokens
 
     def _mismatch(self, turn: HeldTurn, error: KvDigestMismatch) -> None:
         self.account["digest_failures"] += 1
         self._fail(turn, str(error))
-
-    async def _answer(self, span: Span) -> ReadDigests:
-        answer = await self._arriving[span].whole.wait(self._clock, self._config.deadline_s)
-        del self._arriving[span]
-        return answer
 
     async def _push(self, turn: HeldTurn) -> None:
         """Layer Blocks from DRAM into prefill HBM; the next layer once this one is there."""
@@ -352,7 +348,3 @@ class Buffer:
             self._dram.free_tokens, self._persister.unkept_tokens, self._sending.tokens,
         )  # fmt: skip
         return Report(self._config.group.name, (), (node,), self._terms.term)
-
-
-def _wanted(assign: Assign, read: ReadExtent) -> tuple[Extent, ...]:
-    return cut(assign.turn.request.context, read.first, read.count)

@@ -1,10 +1,23 @@
 """What a buffer keeps of a turn."""
 
+from engines.config import KvShape
 from engines.kv import Extent, Span, blocks
 from engines.messages import Assign, LayerDone, Pull
 from engines.tasks import Life
 from engines.waits import Awaited
-from scheduler.types import ReadExtent
+from scheduler.prefix import cut
+from scheduler.types import ReadExtent, Request
+
+
+class HeldRead:
+    """A part of a prompt, tokens `first` to `last`, that is read on this side."""
+
+    def __init__(self, read: ReadExtent, request: Request, block_tokens: int) -> None:
+        self.extents = cut(request.context, read.first, read.count)
+        self.first = read.first * block_tokens
+        self.last = self.first + read.count * block_tokens
+        self.lacking: list[Extent] = []  # what storage has to send of it
+        self.queued_tokens = 0  # of these
 
 
 class HeldTurn:
@@ -18,24 +31,21 @@ class HeldTurn:
         self.admitted: Awaited[Span] = Awaited(f"room in decode HBM for turn {request}")
         self.prompt_kept: Awaited[int] = Awaited(f"turn {request}'s new prompt to be kept")
         self.kept: Awaited[bool] = Awaited(f"the last block of turn {request} to be kept")
-        self.queued: dict[ReadExtent, int] = {}  # tokens of each that storage has to send
+        self.reads: list[HeldRead] = []
         self.roomless_tokens = 0  # of its reads, while it has no room in a DE buffer's DRAM
         self.to_pull_tokens = 0
-        self.lacking: list[Extent] = []  # of the read that is next
         self.pulls: list[Pull] = []
         self.tokens_due = 0
         self.tokens_here = 0
         self.final: LayerDone | None = None
 
-    def expect(self, assign: Assign, block_tokens: int) -> None:
-        """On the DE side: how many blocks decode will send, and what they continue."""
+    def expect(self, assign: Assign, kv: KvShape) -> None:
+        """On the DE side: what prefill and decode will send, and what decode's blocks continue."""
         request = assign.turn.request
         self.chain, self.content = request.chain, assign.turn.content
-        end, prompt = (
-            blocks(tokens, block_tokens)
-            for tokens in (request.context_tokens, request.prompt_tokens)
-        )
-        self.blocks_left = end - prompt
+        self.tokens_due = (request.prompt_tokens - self.to_pull_tokens) * kv.layers
+        end = blocks(request.context_tokens, kv.block_tokens)
+        self.blocks_left = end - blocks(request.prompt_tokens, kv.block_tokens)
         self.count_kept(0)
 
     def hear_pull(self, prefill: str, pull: Pull) -> None:

@@ -11,8 +11,9 @@ from engines.waits import Awaited
 class Arrival:
     """A read's answer: storage's word, and the blocks unless it has none, in whatever order."""
 
-    def __init__(self, request: int, storage: str) -> None:
-        self.whole: Awaited[ReadDigests] = Awaited(f"{storage}'s blocks for turn {request}")
+    def __init__(self, read: Read, storage: str) -> None:
+        self.read = read
+        self.whole: Awaited[ReadDigests] = Awaited(f"{storage}'s blocks for turn {read.request}")
         self._said: ReadDigests | None = None
         self._come = False
 
