@@ -10,7 +10,8 @@ from engines.buffer_turn import HeldRead, HeldTurn
 from engines.cache import DramCache
 from engines.config import BufferConfig
 from engines.control import Reporter
-from engines.errors import EngineError, KvDigestMismatch
+from engines.errors import KvDigestMismatch
+from engines.handlers import Handlers
 from engines.kv import Extent, Slots, Span, blocks
 from engines.messages import (
     Admit,
@@ -66,6 +67,7 @@ class Buffer:
         self._tasks = Crew()
         self._persister = Persister(config, transport, self._cache, self._tasks)
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
+        self._handlers = self._hears()
         self.account: dict[str, float] = {
             "read_tokens": 0, "digest_failures": 0, "turns": 0, "no_hole": 0, "dram_s": 0.0,
         }  # fmt: skip
@@ -87,44 +89,39 @@ class Buffer:
         for places in (self._reads, self._ahead):
             yield from places.waits()
 
+    def _hears(self) -> Handlers:
+        hears = Handlers(self._config.host)
+        hears.on(Append, self._append)
+        hears.on(Persisted, lambda _, persisted: self._persister.hear(persisted))
+        hears.on(Assign, self._assigned)
+        hears.on(ReadDone, lambda _, done: self._arriving[done.span].come())
+        hears.on(ReadDigests, lambda _, answer: self._arriving[answer.span].say(answer))
+        hears.on(Pull, lambda pe, pull: self._turn(pull.request).hear_pull(pe.sender, pull))
+        hears.on(LayerDone, self._layer)
+        hears.on(Admitted, lambda _, told: self._turn(told.request).admitted.set(told.slot))
+        hears.on(TurnFailed, lambda _, failed: self._end(failed.request))
+        hears.on(Report, lambda member, report: self._reporter.hear(member.sender, report))
+        hears.on(NewTerm, self._new_term)
+        hears.on(Drain, lambda _, drain: self._tasks.dismiss())
+        return hears
+
     def _act(self, delivery: Delivery) -> None:
-        sender, message = delivery.sender, delivery.message
-        if self._failed and self._straggles(message):
-            return
-        match message:  # the most frequent first
-            case Append():
-                self._append(sender, message)
-            case Persisted():
-                self._persister.hear(message)
-            case Assign():
-                if self._terms.take(message) and message.decision.request_id not in self._failed:
-                    self._begin(message)
-            case ReadDone():
-                self._arriving[message.span].come()
-            case ReadDigests():
-                self._arriving[message.span].say(message)
-            case Pull():
-                self._turn(message.request).hear_pull(sender, message)
-            case LayerDone():
-                self._layer(message)
-            case Admitted():
-                self._turn(message.request).admitted.set(message.slot)
-            case TurnFailed():
-                self._end(message.request)
-            case Report():
-                self._reporter.hear(sender, message)
-            case NewTerm(term):
-                if holds := self._terms.begin(term, self._turns, self._failed):
-                    self._transport.post(sender, holds)
-            case Drain():
-                self._tasks.dismiss()
-            case other:
-                raise EngineError(f"{self._config.host} cannot use {type(other).__name__}")
+        message = delivery.message
+        if not (self._failed and self._straggles(message)):
+            self._handlers[type(message)](delivery, message)
 
     def _straggles(self, message: Message) -> bool:
         """Whether it is of a turn that has ended; storage's answers are waited for all the same."""
         answer = isinstance(message, ReadDone | ReadDigests | Persisted)
         return not answer and getattr(message, "request", None) in self._failed
+
+    def _new_term(self, scheduler: Delivery, new: NewTerm) -> None:
+        if holds := self._terms.begin(new.term, self._turns, self._failed):
+            self._transport.post(scheduler.sender, holds)
+
+    def _assigned(self, _: Delivery, assign: Assign) -> None:
+        if self._terms.take(assign) and assign.decision.request_id not in self._failed:
+            self._begin(assign)
 
     def _begin(self, assign: Assign) -> None:
         """Count the turn's reads as queued from here on: the next report has seen it."""
@@ -304,7 +301,7 @@ class Buffer:
         for write in writes:
             self._sending.add(write.source, -1)
 
-    def _layer(self, done: LayerDone) -> None:
+    def _layer(self, _: Delivery, done: LayerDone) -> None:
         turn = self._turn(done.request)
         self._bandwidth.book(Span("dram", 0, 0, done.tokens, done.layer, done.layer + 1))
         turn.tokens_here += done.tokens
@@ -312,12 +309,12 @@ class Buffer:
         if turn.final is not None and turn.tokens_here == turn.tokens_due:
             turn.complete.set(turn.final)
 
-    def _append(self, decode: str, append: Append) -> None:
+    def _append(self, decode: Delivery, append: Append) -> None:
         turn = self._turn(append.request)
         extent = Extent(turn.chain, append.first_block, append.count)
         content = turn.content + append.generated
         self._persister.keep(
-            NewBlocks(extent, append.span, content, append.request, decode, turn.count_kept)
+            NewBlocks(extent, append.span, content, append.request, decode.sender, turn.count_kept)
         )
 
     def _fail(self, turn: HeldTurn, reason: str) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from engines.config import StorageConfig
-from engines.errors import EngineError, StoreError
+from engines.errors import StoreError
+from engines.handlers import Handlers
 from engines.kv import Slots, Span
 from engines.messages import Drain, Kept, Persist, Persisted, Read, ReadDigests, ReadDone
 from engines.seams.clock import Clock
@@ -26,6 +27,7 @@ class Storage:
         self._stage = Arena(Slots(config.stage_tokens, config.kv.block_tokens), "the stage")
         self._to_keep: dict[str, list[Persist]] = {}
         self._news = Event()
+        self._handlers = self._hears()
         self.account = {"reads": 0, "read_tokens": 0, "appends": 0, "appended_blocks": 0}
 
     async def run(self) -> None:
@@ -35,17 +37,19 @@ class Storage:
             tasks.start(self._keep())
             tasks.start(self._transport.serve(self._act))
 
+    def _hears(self) -> Handlers:
+        hears = Handlers("storage")
+        hears.on(Read, lambda buffer, read: self._tasks.start(self._read(buffer.sender, read)))
+        hears.on(Persist, self._persist)
+        hears.on(Drain, lambda _, drain: self._tasks.dismiss())
+        return hears
+
+    def _persist(self, buffer: Delivery, persist: Persist) -> None:
+        self._to_keep.setdefault(buffer.sender, []).append(persist)
+        self._news.set()
+
     def _act(self, delivery: Delivery) -> None:
-        match delivery.message:
-            case Read() as read:
-                self._tasks.start(self._read(delivery.sender, read))
-            case Persist() as persist:
-                self._to_keep.setdefault(delivery.sender, []).append(persist)
-                self._news.set()
-            case Drain():
-                self._tasks.dismiss()
-            case other:
-                raise EngineError(f"storage cannot use {type(other).__name__}")
+        self._handlers[type(delivery.message)](delivery, delivery.message)
 
     def waits(self) -> Iterator[str]:
         """Turns in line for the stage, in words."""
@@ -82,9 +86,10 @@ class Storage:
             while self._to_keep:
                 arrived, self._to_keep = self._to_keep, {}
                 for buffer, persists in arrived.items():
+                    kept = []
                     for persist in persists:
                         await self._store.append(persist.extent, persist.span, persist.digests)
-                        self.account["appends"] += 1
                         self.account["appended_blocks"] += persist.extent.count
-                    kept = tuple(Kept(p.request, p.extent, p.span) for p in persists)
-                    self._transport.post(buffer, Persisted(kept))
+                        kept.append(Kept(persist.request, persist.extent, persist.span))
+                    self.account["appends"] += len(kept)
+                    self._transport.post(buffer, Persisted(tuple(kept)))
