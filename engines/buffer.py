@@ -270,7 +270,9 @@ class Buffer:
 
     def _queue(self, read: HeldRead, lacking: list[Extent]) -> None:
         """Storage has to send so much for a read, whatever was said before."""
-        tokens = sum(extent.count for extent in lacking) * self._config.kv.block_tokens
+        tokens = 0
+        for extent in lacking:
+            tokens += extent.count * self._config.kv.block_tokens
         self._queued_tokens += tokens - read.queued_tokens
         read.lacking, read.queued_tokens = lacking, tokens
 

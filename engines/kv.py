@@ -79,20 +79,20 @@ class Slots:
         self._free.add(0, address_space(self.capacity, block_tokens))
         self._held: dict[int, int] = {}
 
-    def require(self, tokens: int) -> int:
-        """`tokens` in whole blocks; raises CapacityError if they can never fit."""
+    def require(self, tokens: int) -> None:
+        """Raise CapacityError if `tokens` can never fit."""
         need = round_up(tokens, self._block_tokens)
         if need > self.capacity:
             raise CapacityError(
                 f"a request needs {need} tokens of a memory that holds {self.capacity}; "
                 "give the profile more of it or shorten the workload's contexts"
             )
-        return need
 
     def take(self, tokens: int) -> int | None:
-        """The place of a new slot for `tokens`, or None while none fits."""
-        need = self.require(tokens)
+        """The place of a new slot; None while none fits, CapacityError if none ever can."""
+        need = round_up(tokens, self._block_tokens)
         if need > self.free_tokens:
+            self.require(tokens)
             return None
         slot = self._free.take(need)
         if slot is None:
