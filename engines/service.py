@@ -13,7 +13,6 @@ from engines.messages import (
     Assign,
     Drain,
     Holds,
-    Message,
     NewTerm,
     Report,
     Resubmitted,
@@ -105,36 +104,42 @@ class Service:
                 yield f"turn {request} for the policy's decision"
 
     def _act(self, delivery: Delivery) -> None:
-        message = delivery.message
-        if isinstance(message, Drain):
-            return self._tasks.dismiss()
-        if isinstance(message, TurnDone | TurnFailed):
-            reason = message.reason if isinstance(message, TurnFailed) else "done"
-            self.ended[reason] = self.ended.get(reason, 0) + 1
-            # Of what another term decided the scheduler knows by reports alone.
-            if self._turns.pop(message.request, None) is not None:
-                return self._handle(Ended(self._clock.now_s(), message.request, reason))
         if self._takeover is not None:
             return self._hear(self._takeover, delivery)
-        if isinstance(message, Report | Holds | Resubmitted) and message.term < self._term:
-            return
-        if not isinstance(message, TurnDone | TurnFailed):
-            self._handle(self._event(message))
+        match delivery.message:  # the most frequent first
+            case Report() as report:
+                if report.term == self._term:
+                    self._fetch(report)
+            case Submit() as turn:
+                self._arrive(turn)
+            case TurnDone() | TurnFailed() as end:
+                reason = self._count(end)
+                # Of what another term decided the scheduler knows by reports alone.
+                if self._turns.pop(end.request, None) is not None:
+                    self._handle(Ended(self._clock.now_s(), end.request, reason))
+            case Drain():
+                self._tasks.dismiss()
+            case Holds(term) | Resubmitted(term) if term < self._term:
+                pass
+            case other:
+                raise EngineError(f"the scheduler cannot use {type(other).__name__}")
+
+    def _fetch(self, report: Report) -> None:
+        self._handle(Fetch(self._clock.now_s(), report.group, report.engines, report.nodes))
+
+    def _arrive(self, turn: Submit) -> None:
+        self._turns[turn.request.id] = turn
+        self._handle(Arrived(self._clock.now_s(), turn.request))
+
+    def _count(self, end: TurnDone | TurnFailed) -> str:
+        """Why a turn ended, for the account too."""
+        reason = end.reason if isinstance(end, TurnFailed) else "done"
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+        return reason
 
     def _handle(self, event: Event) -> None:
         for decision in self._scheduler.handle(event):
             self._dispatch(decision)
-
-    def _event(self, message: Message) -> Event:
-        now_s = self._clock.now_s()
-        match message:
-            case Submit():
-                self._turns[message.request.id] = message
-                return Arrived(now_s, message.request)
-            case Report():
-                return Fetch(now_s, message.group, message.engines, message.nodes)
-            case other:
-                raise EngineError(f"the scheduler cannot use {type(other).__name__}")
 
     def _dispatch(self, decision: Decision) -> None:
         """To both engines and every buffer that has a part; each sees its decisions in order."""
@@ -152,6 +157,11 @@ class Service:
             self._transport.post(host, NewTerm(self._term))
 
     def _hear(self, takeover: Takeover, delivery: Delivery) -> None:
+        match delivery.message:
+            case Drain():
+                return self._tasks.dismiss()
+            case TurnDone() | TurnFailed() as end:
+                self._count(end)
         takeover.hear(delivery.sender, delivery.message)
         if not takeover.complete:
             return
@@ -168,13 +178,13 @@ class Service:
         """Decide again: on the books that the reports make, and what nobody has."""
         self._takeover, self._scheduler = None, self._make()
         for report in takeover.reports:
-            self._handle(self._event(report))
+            self._fetch(report)
         undecided = takeover.undecided
         restart = self.restarts[-1]
         restart.taken_over, restart.undecided = len(takeover.taken_over), len(undecided)
         restart.resumed_s = self._clock.now_s()
         for turn in undecided:
-            self._handle(self._event(turn))
+            self._arrive(turn)
 
     def _resume_account(self) -> None:
         """A restart that another one, or the end, overtook was away until then."""
