@@ -81,11 +81,11 @@ class Cluster:
     def hear(self, event: Event) -> None:
         """Book what an event says; raises SchedulerError at what contradicts the books."""
         self.now_s = event.now_s
-        match event:
-            case Arrived():
-                self.arrive(event.request)
+        match event:  # the most frequent first
             case Fetch():
                 self.report(event)
+            case Arrived():
+                self.arrive(event.request)
             case Ended():
                 self.end(event.request_id)
 

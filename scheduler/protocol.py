@@ -92,9 +92,10 @@ class News:
         if not isinstance(event, Fetch):
             return event
         last = self._last
-        engines = tuple(said for said in event.engines if last.get(said.engine) != said)
-        last.update((said.engine, said) for said in engines)
-        return Fetch(event.now_s, event.group, engines, event.nodes)
+        engines = [said for said in event.engines if last.get(said.engine) != said]
+        for said in engines:
+            last[said.engine] = said
+        return Fetch(event.now_s, event.group, tuple(engines), event.nodes)
 
 
 def json_schema() -> dict[str, Any]:

@@ -68,11 +68,11 @@ class Scheduler:
             raise failed(self._policy, *self._question(event), error) from error
 
     def _ask(self, event: Event) -> Iterable[Placement] | None:
-        match event:
-            case Arrived():
-                return self._policy.arrived(self._cluster, event.request)
+        match event:  # the most frequent first
             case Fetch():
                 return self._policy.fetch(self._cluster, event.group)
+            case Arrived():
+                return self._policy.arrived(self._cluster, event.request)
             case Ended():
                 self._policy.ended(event.request_id)
                 return None

@@ -19,7 +19,8 @@ from testbed.worlds.plan import WorldPlan
 class Recorded:
     """A scheduler whose events and decisions are written down as they come.
 
-    An event is written before it is handled: the last line of a run that broke is what broke it.
+    It hears what is written, which leaves out the engines that report what they did last. An event
+    is written before it is handled: the last line of a run that broke is what broke it.
     """
 
     def __init__(self, scheduler: Decides, write: Callable[[bytes], object]) -> None:
@@ -29,8 +30,9 @@ class Recorded:
 
     def handle(self, event: Event) -> Sequence[Decision]:
         """What the scheduler decides."""
-        self._write(encode(self._news.of(event)))
-        decisions = self._scheduler.handle(event)
+        said = self._news.of(event)
+        self._write(encode(said))
+        decisions = self._scheduler.handle(said)
         if decisions:
             self._write(encode(Decided(tuple(decisions))))
         return decisions
