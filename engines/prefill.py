@@ -83,15 +83,25 @@ class Prefill:
 
     def _act(self, delivery: Delivery) -> None:
         """Fill in what a message says; it may come before the assignment it belongs to."""
-        match delivery.message:
-            case Join() | Barrier() as message:
-                self._collective.hear(delivery.sender, message, delivery.network_s)
+        match delivery.message:  # the most frequent first
+            case LayerLoaded() as message:
+                self._turn(message.request).arrive(message, delivery.arrived_s)
+            case Assign() as assign:
+                self._assign(assign)
+            case Granted() as message:
+                turn = self._turn(message.request)
+                turn.granted = message.slot
+                self._go_on(turn)
+            case Loaded() as message:
+                turn = self._turn(message.request)
+                turn.load(message)
+                self._go_on(turn)
             case Report() as report:
                 return self._reporter.hear(delivery.sender, report)
+            case Join() | Barrier() as message:
+                self._collective.hear(delivery.sender, message, delivery.network_s)
             case TurnFailed(request):
                 self._forget(request)
-            case Assign() | Granted() | Loaded() | LayerLoaded() as message:
-                self._fill_in(message, delivery.arrived_s)
             case NewTerm(term):
                 if holds := self._terms.begin(term, self._turns, self._failed):
                     self._transport.post(delivery.sender, holds)
@@ -101,38 +111,34 @@ class Prefill:
                 raise EngineError(f"{self._config.host} cannot use {type(other).__name__}")
         self._news.set()
 
-    def _fill_in(self, message: Assign | Granted | Loaded | LayerLoaded, at_s: float) -> None:
-        request = message.decision.request_id if isinstance(message, Assign) else message.request
-        if request in self._failed:
-            return
-        if isinstance(message, Assign) and not self._terms.take(message):
-            return
+    def _turn(self, request: int) -> PrefillTurn:
+        """The turn that a message is about; of a failed one, nobody keeps what comes."""
         turn = self._turns.get(request)
         if turn is None:
-            turn = self._turns[request] = PrefillTurn(request, self._config.kv.layers)
-        match message:
-            case Assign():
-                turn.begin(message)
-                self._lanes[message.decision.pe].enter(turn)
-            case Granted():
-                turn.granted = message.slot
-            case Loaded():
-                turn.loaded.append(message)
-            case LayerLoaded():
-                turn.layer_tokens[message.layer] += message.last - message.first
-                turn.layer_at_s[message.layer] = at_s
-        if turn.ready and not turn.loading and self._config.traits.layerwise:
-            turn.loading = True
-            if self._seat(turn):
-                self._pull(turn)
-            else:
-                self._tasks.start(self._load(turn))
-        self._note(turn)
+            turn = PrefillTurn(request, self._config.kv.layers)
+            if request not in self._failed:
+                self._turns[request] = turn
+        return turn
 
-    def _note(self, turn: PrefillTurn) -> None:
-        """Whether its lane may compute it."""
-        layerwise = self._config.traits.layerwise
-        turn.runnable = turn.runnable_layerwise if layerwise else turn.ready
+    def _assign(self, assign: Assign) -> None:
+        request = assign.decision.request_id
+        if request not in self._failed and self._terms.take(assign):
+            turn = self._turn(request)
+            turn.begin(assign, self._lanes[assign.decision.pe])
+            self._go_on(turn)
+
+    def _go_on(self, turn: PrefillTurn) -> None:
+        """Load a turn that has become ready; in basic mode the forward that it is in does that."""
+        if not turn.ready or turn.loading:
+            return
+        if not self._config.traits.layerwise:
+            turn.runnable = True
+            return
+        turn.loading = True
+        if self._seat(turn):
+            self._pull(turn)
+        else:
+            self._tasks.start(self._load(turn))
 
     async def _load(self, turn: PrefillTurn) -> None:
         """Take HBM as it comes free, in order of asking."""
@@ -150,8 +156,8 @@ class Prefill:
         assert turn.hbm is not None
         if not turn.hit_tokens:  # nothing will arrive: it can run from now on
             turn.layer_at_s = [self._clock.now_s()] * self._config.kv.layers
-            self._note(turn)
-        self._news.set()
+            turn.runnable = True
+            self._news.set()
         for part in turn.loaded:
             pull = Pull(turn.request, part.slot, turn.hbm, part.first, part.last)
             self._transport.post(self._buffer(turn, part.side), pull)
@@ -173,9 +179,9 @@ class Prefill:
                 [turn for turn in lane.turns if turn.runnable] for lane in self._lanes.values()
             ]
             # When the next forward can begin: at once, or when the first turn's KV came.
-            arrivals = (turn.layer_at_s[0] for turns in runnable for turn in turns)
+            arrivals = [turn.layer_at_s[0] for turns in runnable for turn in turns]
             start_s = max(self._due_s, min(arrivals, default=0.0))
-            lanes = tuple(self._pack(turns, start_s) for turns in runnable)
+            lanes = tuple([self._pack(turns, start_s) if turns else [] for turns in runnable])
             if any(lanes) or self._collective.called:
                 hungry = tuple(
                     len(turns) < len(lane.turns)
@@ -300,8 +306,7 @@ class Prefill:
     ) -> None:
         """One layer's KV to a DE buffer; free each HBM once all its layers are acknowledged."""
         last_layer = layer == self._config.kv.layers - 1
-        sending = {turn.request: self._lane(turn).sending for turn in turns}
-        writes = []
+        writes, sending = [], []
         for turn in turns:
             assert turn.granted is not None and turn.hbm is not None
             # A prompt of hits alone leaves nothing to send but the doorbell.
@@ -313,20 +318,17 @@ class Prefill:
                 source = turn.hbm.part(first, last, layer)
                 into = turn.granted.part(first, last, layer)
                 writes.append(Write(source, into, note, turn.request))
-                sending[turn.request].add(source)
+                turn.lane.sending.add(source)
+                sending.append((turn.lane.sending, source))
         await self._transport.write(target, writes, deadline_s=self._config.deadline_s)
-        for write in writes:
-            sending[write.request].add(write.source, -1)
+        for backlog, source in sending:
+            backlog.add(source, -1)
         for turn in turns:
             turn.sends_left -= 1
             if turn.sends_left == 0:
                 assert turn.hbm is not None
                 self._hbm.give(turn.hbm.slot)
                 del self._turns[turn.request]
-
-    def _lane(self, turn: PrefillTurn) -> Lane:
-        assert turn.assign is not None
-        return self._lanes[turn.assign.decision.pe]
 
     def _buffer(self, turn: PrefillTurn, side: Side) -> str:
         assert turn.assign is not None
@@ -338,7 +340,7 @@ class Prefill:
         """The forward's end: finished turns leave their lane, clients hear of first tokens."""
         at_s = max(self._due_s, self._clock.now_s())
         for turn in finished:
-            self._lane(turn).leave(turn)
+            turn.lane.leave(turn)
             self._transport.post(self._config.client, FirstToken(turn.request, at_s))
 
     def _forget(self, request: int) -> None:
@@ -348,12 +350,12 @@ class Prefill:
         if turn is not None and turn.hbm is not None:
             self._hbm.give(turn.hbm.slot)
         if turn is not None and turn.assign is not None:
-            self._lane(turn).leave(turn)
+            turn.lane.leave(turn)
 
     def _report(self) -> Report:
         free, seen = self._hbm.free_tokens, self._terms.seen
-        engines = tuple(
+        engines = [
             EngineReport(lane.name, len(lane.turns), lane.tokens, free, seen, lane.sending.tokens)
             for lane in self._lanes.values()
-        )
-        return Report(self._config.group.name, engines, (), self._terms.term)
+        ]
+        return Report(self._config.group.name, tuple(engines), (), self._terms.term)

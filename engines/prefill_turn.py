@@ -5,7 +5,7 @@ import msgspec
 from engines.collective import Step
 from engines.config import GpuTime
 from engines.kv import Span
-from engines.messages import Assign, Loaded
+from engines.messages import Assign, LayerLoaded, Loaded
 from engines.waits import Backlog
 from scheduler.batch import Chunk
 from scheduler.types import Side
@@ -19,6 +19,7 @@ class PrefillTurn:
         self.assign: Assign | None = None
         self.granted: Span | None = None
         self.loaded: list[Loaded] = []
+        self.loaded_tokens = 0
         self.hbm: Span | None = None
         self.layer_tokens = [0] * layers
         self.layer_at_s = [0.0] * layers
@@ -28,23 +29,31 @@ class PrefillTurn:
         self.runnable = False  # its lane may compute it, as far as KV goes
         self.prompt_tokens = self.hit_tokens = 0
 
-    def begin(self, assign: Assign) -> None:
-        """Take what the assignment says."""
+    def begin(self, assign: Assign, lane: "Lane") -> None:
+        """Take what the assignment says, and enter its lane."""
         self.assign = assign
+        self.lane = lane
         self.prompt_tokens = assign.turn.request.prompt_tokens
         self.hit_tokens = assign.turn.request.hit_tokens
+        lane.enter(self)
 
-    @property
-    def runnable_layerwise(self) -> bool:
-        """The first layer's hit KV is in HBM."""
-        return self.hbm is not None and self.has_layer(0)
+    def load(self, part: Loaded) -> None:
+        """A part of the hit KV is in a buffer's DRAM."""
+        self.loaded.append(part)
+        self.loaded_tokens += part.last - part.first
+
+    def arrive(self, part: LayerLoaded, at_s: float) -> None:
+        """A part of one layer's hit KV is in HBM; with the first layer it can run."""
+        self.layer_tokens[part.layer] += part.last - part.first
+        self.layer_at_s[part.layer] = at_s
+        self.runnable = self.runnable or self.has_layer(0)
 
     @property
     def ready(self) -> bool:
         """Assigned, a slot in the DE buffer, and all hit KV in DRAM on either side."""
         if self.assign is None or self.granted is None:
             return False
-        return sum(part.last - part.first for part in self.loaded) == self.hit_tokens
+        return self.loaded_tokens == self.hit_tokens
 
     def lacks(self) -> str:
         """What has to come before it can go on, in words; nothing if that is its lane's turn."""
