@@ -91,11 +91,11 @@ class Prefill:
             case Granted() as message:
                 turn = self._turn(message.request)
                 turn.granted = message.slot
-                self._go_on(turn)
+                return self._go_on(turn)
             case Loaded() as message:
                 turn = self._turn(message.request)
                 turn.load(message)
-                self._go_on(turn)
+                return self._go_on(turn)
             case Report() as report:
                 return self._reporter.hear(delivery.sender, report)
             case Join() | Barrier() as message:
@@ -133,7 +133,7 @@ class Prefill:
             return
         if not self._config.traits.layerwise:
             turn.runnable = True
-            return
+            return self._news.set()
         turn.loading = True
         if self._seat(turn):
             self._pull(turn)
