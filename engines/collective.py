@@ -58,6 +58,7 @@ class Collective:
         self, host: str, group: GroupConfig, clock: Clock, transport: Transport, deadline_s: float
     ) -> None:
         self._peers = [engine for engine in group.engines if engine != host]
+        self.alone = not self._peers  # nobody to meet
         self._exchange = group.exchange
         self._clock = clock
         self._transport = transport
@@ -74,11 +75,6 @@ class Collective:
         self.excess_s: list[float] = []
         self.layers = 0
         self.delayed: list[int] = []
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is nobody to meet."""
-        return not self._peers
 
     @property
     def called(self) -> bool:
@@ -106,6 +102,8 @@ class Collective:
         Experts are spread over the group, whoever brings the tokens (expert parallelism).
         """
         step, self.step = self.step, self.step + 1
+        if self.alone:
+            return Step(attention_s, expert_s, start_s)
         for peer in self._peers:
             mine = Join(step, attention_s, expert_s, start_s)
             self._transport.post(peer, mine)
@@ -119,6 +117,8 @@ class Collective:
 
     async def dispatch(self, layer: int, end_s: float, tokens: int) -> float:
         """Send `tokens` to the experts' GPUs at `end_s`; returns when all had theirs."""
+        if self.alone:
+            return end_s
         sizes = dict.fromkeys(self._peers, load_bytes(self._exchange, tokens, combine=False))
         heard = await self._exchange_all(Barrier(self.step - 1, layer, end_s, b""), sizes, tokens)
         self._theirs = {peer: message.tokens for peer, (message, _) in heard.items()}
@@ -126,13 +126,15 @@ class Collective:
 
     async def combine(self, layer: int, end_s: float) -> float:
         """Bring all tokens back at `end_s`; returns when all had theirs: the layer's end."""
+        if self.alone:
+            return end_s
         sizes = {
             peer: load_bytes(self._exchange, tokens, combine=True)
             for peer, tokens in self._theirs.items()
         }
         mine = Barrier(self.step - 1, layer, end_s, b"", combine=True)
         met_s = self._met_s(end_s, await self._exchange_all(mine, sizes))
-        self.layers += not self.alone
+        self.layers += 1
         return met_s
 
     def account(self) -> dict[str, Any]:
