@@ -95,6 +95,8 @@ class Decode:
         match delivery.message:  # the most frequent first
             case Persisted() as done:
                 self._kept(done)
+            case Report() as report:
+                self._reporter.hear(delivery.sender, report)
             case Assign() as assign:
                 if self._terms.take(assign) and assign.decision.request_id not in self._failed:
                     self._begin(assign)
@@ -108,8 +110,6 @@ class Decode:
                 self._failed.add(request)
                 if request in self._sequences:
                     self._sequences[request].life.end()
-            case Report() as report:
-                self._reporter.hear(delivery.sender, report)
             case Join() | Barrier() as message:
                 self._collective.hear(delivery.sender, message, delivery.network_s)
             case NewTerm(term):
@@ -199,7 +199,8 @@ class Decode:
         tick = int(self._clock.now_s() / period_s)
         while True:
             tick += 1
-            tick_s, next_s = (self._paused.target_s(n * period_s) for n in (tick, tick + 1))
+            tick_s = self._paused.target_s(tick * period_s)
+            next_s = self._paused.target_s((tick + 1) * period_s)
             await self._next_tick(tick_s)
             self.account["ticks"] += 1
             self.account["late_ticks"] += self._clock.now_s() > next_s
@@ -218,8 +219,8 @@ class Decode:
         batch = []
         while self._quanta and self._quanta[0][0] <= horizon_s:
             _, request = heappop(self._quanta)
-            if request in self._running:  # or it failed meanwhile
-                batch.append(self._running[request])
+            if sequence := self._running.get(request):  # or it failed meanwhile
+                batch.append(sequence)
         return batch
 
     async def _step(self, batch: list[Sequence], tick_s: float) -> None:
@@ -309,5 +310,5 @@ class Decode:
 
     def _report(self) -> Report:
         parked, seen = self._config.parked_tokens, self._terms.seen
-        engines = tuple(lane.report(parked, seen) for lane in self._lanes.values())
-        return Report(self._config.group.name, engines, (), self._terms.term)
+        engines = [lane.report(parked, seen) for lane in self._lanes.values()]
+        return Report(self._config.group.name, tuple(engines), (), self._terms.term)

@@ -39,7 +39,12 @@ class Paused:
 
 
 class Sequence:
-    """A turn in decode: what is generated, what is due next, and how far it is persisted."""
+    """A turn in decode: what is generated, what is due next, and how far it is persisted.
+
+    `promised_tokens` of HBM are those that it will want, until its KV has a place `in_hbm`.
+    """
+
+    in_hbm: Span
 
     def __init__(self, request: int) -> None:
         self.life = Life()
@@ -48,21 +53,21 @@ class Sequence:
         self.computed: Awaited[bool] = Awaited(f"the last token of turn {request}")
         self.persisted: Awaited[bool] = Awaited(f"the last block of turn {request}")
         self.buffer = ""
-        self.hbm_tokens = 0
         self.lane = ""
-        self.slot: Span | None = None
         self.blocks_kept = 0
 
     def begin(self, assign: Assign, kv: KvShape) -> None:
         """Take what the assignment says; the prompt itself comes with `admit`."""
         request = self.request = assign.turn.request
         self.lane = assign.decision.de
-        self.hbm_tokens = round_up(request.context_tokens, kv.block_tokens)
+        self.context_tokens = request.context_tokens
+        self.hbm_tokens = round_up(self.context_tokens, kv.block_tokens)
+        self.promised_tokens = self.hbm_tokens
         self.position = request.prompt_tokens // kv.quantum_tokens * kv.quantum_tokens
-        self.end = request.context_tokens // kv.quantum_tokens * kv.quantum_tokens
+        self.end = self.context_tokens // kv.quantum_tokens * kv.quantum_tokens
         self.blocks_kept += blocks(request.hit_tokens, kv.block_tokens)
         self.blocks_sent = blocks(request.prompt_tokens, kv.block_tokens)
-        self.blocks_total = blocks(request.context_tokens, kv.block_tokens)
+        self.blocks_total = blocks(self.context_tokens, kv.block_tokens)
 
     def start(self, at_s: float, prompt: Admit, clock: Paused) -> None:
         """The prompt's KV is in HBM; what the prefill generated is processed first."""
@@ -71,12 +76,6 @@ class Sequence:
         self._start_shown_s = clock.of(at_s)
         self.next_content = prompt.content
         self.generated = b""
-
-    @property
-    def in_hbm(self) -> Span:
-        """Where its KV lies, once it decodes."""
-        assert self.slot is not None
-        return self.slot
 
     def advance(self, content: bytes, kv: KvShape) -> None:
         """A quantum was computed; `content` comes next."""
@@ -131,16 +130,16 @@ class Lane:
     def enter(self, sequence: Sequence) -> None:
         """A turn was assigned; it will want HBM."""
         self._requests += 1
-        self._tokens += sequence.request.context_tokens
-        self._promised_tokens += sequence.hbm_tokens
+        self._tokens += sequence.context_tokens
+        self._promised_tokens += sequence.promised_tokens
 
     async def seat(self, sequence: Sequence, layers: int) -> Span:
         """HBM for prompt and generation, in order of asking; give it back with `rise`."""
         place = await self.hbm.take(sequence.hbm_tokens, sequence.request.id)
-        self._promised_tokens -= sequence.hbm_tokens
-        tokens = sequence.request.context_tokens
-        sequence.slot = Span("hbm", self._base + place, 0, tokens, 0, layers)
-        return sequence.slot
+        self._promised_tokens -= sequence.promised_tokens
+        sequence.promised_tokens = 0
+        sequence.in_hbm = Span("hbm", self._base + place, 0, sequence.context_tokens, 0, layers)
+        return sequence.in_hbm
 
     def rise(self, sequence: Sequence) -> None:
         """Free a turn's HBM."""
@@ -149,9 +148,8 @@ class Lane:
     def leave(self, sequence: Sequence) -> None:
         """A turn ended, be it before it had its HBM."""
         self._requests -= 1
-        self._tokens -= sequence.request.context_tokens
-        if sequence.slot is None:
-            self._promised_tokens -= sequence.hbm_tokens
+        self._tokens -= sequence.context_tokens
+        self._promised_tokens -= sequence.promised_tokens
 
     def report(self, parked_tokens: int, seen: int) -> EngineReport:
         """What it holds, and HBM that can be promised.
