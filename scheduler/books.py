@@ -10,21 +10,22 @@ So totals are kept as they change, and never summed again.
 
 import heapq
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 from scheduler.types import EngineReport, EngineSpec, NodeReport, Side
 
 MOST_ENTRIES = 4  # that a heap holds for each group before those out of date are thrown away
 
 
-class Load(NamedTuple):
+class Load(msgspec.Struct, frozen=True):
     """What one request adds to a book: tokens in all, and tokens of HBM in whole blocks."""
 
     tokens: int
     hbm_tokens: int
 
 
-class Promise(NamedTuple):
+class Promise(msgspec.Struct, frozen=True):
     """A decided request: a report that has seen `seq` includes it."""
 
     seq: int
