@@ -67,14 +67,18 @@ class Bars:
 
     def tell(self, policy: str, phase: str, ended: int, planned: int) -> None:
         """A policy is in this phase, with so many turns ended if any are planned."""
+        if self._progress.disable:
+            return
         task = self._tasks[policy]
         if policy != self._now:
             self._end()
             self._now = policy
             self._progress.start_task(task)
-        self._progress.update(task, description=f"{policy}: {phase}")
-        if planned:
-            self._progress.update(task, completed=ended, total=planned)
+        if not planned:
+            return self._progress.update(task, description=f"{policy}: {phase}")
+        self._progress.update(
+            task, description=f"{policy}: {phase}", completed=ended, total=planned
+        )
 
     def _end(self) -> None:
         if self._now:
