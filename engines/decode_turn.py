@@ -104,7 +104,7 @@ class Sequence:
         return self._start_shown_s + max(0, number - 1) * tpot_s
 
 
-class Completed(msgspec.Struct, frozen=True):
+class Completed(msgspec.Struct, frozen=True, gc=False):
     """`count` new blocks of a turn from block `first` of its prompt on, where they lie in HBM."""
 
     request: int

@@ -9,7 +9,11 @@ from engines.kv import Extent, Span
 from scheduler.types import Decision, EngineReport, NodeReport, Request, Side
 
 
-class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
+class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A message, or a part of one; none holds itself, so the garbage collector passes them by."""
+
+
+class Submit(Word, frozen=True, tag="submit"):
     """Client to scheduler: a turn. `content` is opaque to everything but compute and digests.
 
     Its `context` says where in storage the hit blocks lie, its `chain` where new blocks go.
@@ -19,7 +23,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     content: bytes
 
 
-class Assign(msgspec.Struct, frozen=True, array_like=True, tag="assign"):
+class Assign(Word, frozen=True, tag="assign"):
     """Scheduler to the turn's prefill engine, decode engine and both buffers.
 
     A host takes it only in the term that it is of (engines/terms.py).
@@ -30,14 +34,14 @@ class Assign(msgspec.Struct, frozen=True, array_like=True, tag="assign"):
     term: int = 1
 
 
-class Granted(msgspec.Struct, frozen=True, array_like=True, tag="granted"):
+class Granted(Word, frozen=True, tag="granted"):
     """DE buffer to PE: the turn has its slot in the DE buffer, for its whole prompt."""
 
     request: int
     slot: Span
 
 
-class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
+class Read(Word, frozen=True, tag="read"):
     """Buffer to storage: write these extents into my slot."""
 
     request: int
@@ -45,14 +49,14 @@ class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
     into: Span
 
 
-class ReadDone(msgspec.Struct, frozen=True, array_like=True, tag="read-done"):
+class ReadDone(Word, frozen=True, tag="read-done"):
     """Storage to buffer, doorbell of the read's write: the Full Blocks are in place."""
 
     request: int
     span: Span
 
 
-class ReadDigests(msgspec.Struct, frozen=True, array_like=True, tag="read-digests"):
+class ReadDigests(Word, frozen=True, tag="read-digests"):
     """Storage to buffer, on the management network: the digests, or why there are none."""
 
     request: int
@@ -61,7 +65,7 @@ class ReadDigests(msgspec.Struct, frozen=True, array_like=True, tag="read-digest
     error: str = ""
 
 
-class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
+class Loaded(Word, frozen=True, tag="loaded"):
     """A buffer to PE: these hit blocks of the prompt are in my DRAM, checked."""
 
     request: int
@@ -71,7 +75,7 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
     last: int
 
 
-class Pull(msgspec.Struct, frozen=True, array_like=True, tag="pull"):
+class Pull(Word, frozen=True, tag="pull"):
     """PE to a buffer: write what you loaded, layer by layer, into this slot of my HBM."""
 
     request: int
@@ -81,7 +85,7 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, tag="pull"):
     last: int
 
 
-class LayerLoaded(msgspec.Struct, frozen=True, array_like=True, tag="layer-loaded"):
+class LayerLoaded(Word, frozen=True, tag="layer-loaded"):
     """Buffer to PE, doorbell: hit tokens `first` to `last` of one layer are in HBM."""
 
     request: int
@@ -90,7 +94,7 @@ class LayerLoaded(msgspec.Struct, frozen=True, array_like=True, tag="layer-loade
     last: int
 
 
-class LayerDone(msgspec.Struct, frozen=True, array_like=True, tag="layer-done"):
+class LayerDone(Word, frozen=True, tag="layer-done"):
     """PE to DE buffer, doorbell: `tokens` tokens of one layer's KV.
 
     The final one, of the last layer, brings what the prefill generated: the first token.
@@ -103,14 +107,14 @@ class LayerDone(msgspec.Struct, frozen=True, array_like=True, tag="layer-done"):
     content: bytes = b""
 
 
-class FirstToken(msgspec.Struct, frozen=True, array_like=True, tag="first-token"):
+class FirstToken(Word, frozen=True, tag="first-token"):
     """PE to client: the prefill is over; the time is the end of its forward."""
 
     request: int
     at_s: float
 
 
-class Admit(msgspec.Struct, frozen=True, array_like=True, tag="admit"):
+class Admit(Word, frozen=True, tag="admit"):
     """DE buffer to DE: the whole prompt is here; where in HBM may it go?
 
     `content` is what the prefill generated.
@@ -120,20 +124,20 @@ class Admit(msgspec.Struct, frozen=True, array_like=True, tag="admit"):
     content: bytes
 
 
-class Admitted(msgspec.Struct, frozen=True, array_like=True, tag="admitted"):
+class Admitted(Word, frozen=True, tag="admitted"):
     """DE to DE buffer: the slot in HBM, for prompt and generation."""
 
     request: int
     slot: Span
 
 
-class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
+class Start(Word, frozen=True, tag="start"):
     """DE buffer to DE, doorbell of the H2D write: decode may begin."""
 
     request: int
 
 
-class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+class Append(Word, frozen=True, tag="append"):
     """DE to DE buffer, doorbell: generated blocks completed; persist them.
 
     `generated` is what followed the prompt's content so far; `first_block` counts from the
@@ -147,7 +151,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
     generated: bytes
 
 
-class Persist(msgspec.Struct, frozen=True, array_like=True, tag="persist"):
+class Persist(Word, frozen=True, tag="persist"):
     """Buffer to storage, doorbell: keep these blocks, whose digests these are."""
 
     request: int
@@ -156,7 +160,7 @@ class Persist(msgspec.Struct, frozen=True, array_like=True, tag="persist"):
     digests: bytes
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True):
+class Kept(Word, frozen=True):
     """An extent of a turn that storage keeps, and the span that it was written from."""
 
     request: int
@@ -164,13 +168,13 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     span: Span
 
 
-class Persisted(msgspec.Struct, frozen=True, array_like=True, tag="persisted"):
+class Persisted(Word, frozen=True, tag="persisted"):
     """Storage to buffer, then buffer to DE: a restart of storage would find these blocks."""
 
     kept: tuple[Kept, ...]
 
 
-class TurnDone(msgspec.Struct, frozen=True, array_like=True, tag="turn-done"):
+class TurnDone(Word, frozen=True, tag="turn-done"):
     """DE to client and scheduler: the last token is out and every full block is in storage.
 
     `content` is what was generated. Times are target seconds.
@@ -184,14 +188,14 @@ class TurnDone(msgspec.Struct, frozen=True, array_like=True, tag="turn-done"):
     kv_fingerprint: str = ""
 
 
-class TurnFailed(msgspec.Struct, frozen=True, array_like=True, tag="turn-failed"):
+class TurnFailed(Word, frozen=True, tag="turn-failed"):
     """Anyone to everyone on the turn: it ends here, for this reason."""
 
     request: int
     reason: str
 
 
-class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
+class Report(Word, frozen=True, tag="report"):
     """Member to its group's leader, and leader to the scheduler: what its parts hold."""
 
     group: str
@@ -200,13 +204,13 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     term: int = 1
 
 
-class NewTerm(msgspec.Struct, frozen=True, array_like=True, tag="new-term"):
+class NewTerm(Word, frozen=True, tag="new-term"):
     """Scheduler to every host: I know nothing of before; say what you hold, or submit it again."""
 
     term: int
 
 
-class Holds(msgspec.Struct, frozen=True, array_like=True, tag="holds"):
+class Holds(Word, frozen=True, tag="holds"):
     """A host's answer: turns that it was assigned and has, and those that it is through with.
 
     `through` has the newest turn of each agent at most; `ended` are turns that are over as a
@@ -219,13 +223,13 @@ class Holds(msgspec.Struct, frozen=True, array_like=True, tag="holds"):
     ended: tuple[int, ...]
 
 
-class Resubmitted(msgspec.Struct, frozen=True, array_like=True, tag="resubmitted"):
+class Resubmitted(Word, frozen=True, tag="resubmitted"):
     """The clients' answer: every turn that has not ended was submitted again before this."""
 
     term: int
 
 
-class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
+class Join(Word, frozen=True, tag="join"):
     """Engine to its group, over the management network: I can start step `step` at `start_s`.
 
     A layer takes my slowest GPU `attention_s`; `expert_s` is the experts' work that my GPUs bring,
@@ -238,7 +242,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
     start_s: float
 
 
-class Barrier(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
+class Barrier(Word, frozen=True, tag="barrier"):
     """Engine to its group, class MODEL: my part of an exchange of layer `layer` of step `step`.
 
     The layer's dispatch comes first, when attention is over, then its `combine`; I was there at
@@ -264,7 +268,7 @@ class Barrier(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
         return self.before + len(self.load)
 
 
-class Drain(msgspec.Struct, frozen=True, array_like=True, tag="drain"):
+class Drain(Word, frozen=True, tag="drain"):
     """Client to every host: the workload is over; finish, write your account, and leave."""
 
 

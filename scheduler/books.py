@@ -18,14 +18,14 @@ from scheduler.types import EngineReport, EngineSpec, NodeReport, Side
 MOST_ENTRIES = 4  # that a heap holds for each group before those out of date are thrown away
 
 
-class Load(msgspec.Struct, frozen=True):
+class Load(msgspec.Struct, frozen=True, gc=False):
     """What one request adds to a book: tokens in all, and tokens of HBM in whole blocks."""
 
     tokens: int
     hbm_tokens: int
 
 
-class Promise(msgspec.Struct, frozen=True):
+class Promise(msgspec.Struct, frozen=True, gc=False):
     """A decided request: a report that has seen `seq` includes it."""
 
     seq: int

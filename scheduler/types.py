@@ -1,7 +1,8 @@
 """The words between engines and scheduler: events in, decisions out.
 
 Everything is in target units: real tokens, real seconds, real bytes. Each event carries
-its time, so a scheduler needs no clock.
+its time, so a scheduler needs no clock. None of them holds itself: the garbage collector need not
+look (`gc=False`).
 """
 
 from enum import StrEnum
@@ -48,7 +49,7 @@ class ClusterSpec(msgspec.Struct, frozen=True):
     dram_cache_tokens: int = 0
 
 
-class Extent(msgspec.Struct, frozen=True, array_like=True):
+class Extent(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Blocks `first` to `first + count` of one chain; a prompt's hits are a few of these.
 
     Block n of a chain is block n of every prompt that has it, and never changes.
@@ -59,7 +60,7 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One turn of an agent: `hit_tokens` (whole blocks) are in storage, the rest is computed.
 
     `context` says which blocks these are, which is the prefix's identity; new ones go to `chain`.
@@ -80,7 +81,7 @@ class Request(msgspec.Struct, frozen=True):
         return self.prompt_tokens + self.generate_tokens
 
 
-class EngineReport(msgspec.Struct, frozen=True):
+class EngineReport(msgspec.Struct, frozen=True, gc=False):
     """What one engine holds: unfinished requests, their tokens, and free HBM in tokens.
 
     `seen` is the last decision that this report includes: what was assigned after it is
@@ -96,7 +97,7 @@ class EngineReport(msgspec.Struct, frozen=True):
     cnic_backlog_tokens: int = 0
 
 
-class NodeReport(msgspec.Struct, frozen=True):
+class NodeReport(msgspec.Struct, frozen=True, gc=False):
     """A node's storage-read queue, in tokens not yet arrived; `seen` as in EngineReport.
 
     Reads of a DE node that have no room in its DRAM yet count only while its storage NIC is busy,
@@ -117,14 +118,14 @@ class NodeReport(msgspec.Struct, frozen=True):
     cnic_backlog_tokens: int = 0
 
 
-class Arrived(msgspec.Struct, frozen=True, tag="arrived"):
+class Arrived(msgspec.Struct, frozen=True, gc=False, tag="arrived"):
     """A client submitted a request."""
 
     now_s: float
     request: Request
 
 
-class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
+class Fetch(msgspec.Struct, frozen=True, gc=False, tag="fetch"):
     """A group's leader pulls work and reports what its engines and their nodes hold."""
 
     now_s: float
@@ -133,7 +134,7 @@ class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
     nodes: tuple[NodeReport, ...]
 
 
-class Ended(msgspec.Struct, frozen=True, tag="ended"):
+class Ended(msgspec.Struct, frozen=True, gc=False, tag="ended"):
     """A request reached its terminal state: done, or failed for a reason."""
 
     now_s: float
@@ -144,7 +145,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 Event = Arrived | Fetch | Ended
 
 
-class ReadExtent(msgspec.Struct, frozen=True):
+class ReadExtent(msgspec.Struct, frozen=True, gc=False):
     """Blocks `first` to `first + count` of the prompt are read on `side`.
 
     Of these the scheduler expects `cached` in that node's DRAM: they are not read from storage.
@@ -156,7 +157,7 @@ class ReadExtent(msgspec.Struct, frozen=True):
     cached: int = 0
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Where a request is prefilled, decoded, and which side reads which blocks of it."""
 
     seq: int
