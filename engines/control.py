@@ -37,10 +37,11 @@ class Reporter:
         take what waits.
         """
         period_s, phase_s, turn = self._group.period_s, self._group.phase_s, 0
+        leading = self._host == self._group.leader
         while True:
             turn = max(turn, int((self._clock.now_s() - phase_s) / period_s)) + 1
             await self._clock.beat_until_s(turn * period_s + phase_s)
-            if self._host != self._group.leader:
+            if not leading:
                 self._transport.post(self._group.leader, self._own())
             elif (merged := self._merged()) is not None:
                 self._transport.post(self._group.scheduler, merged)
@@ -48,11 +49,10 @@ class Reporter:
     def _merged(self) -> Report | None:
         """The whole group's; None until every member has reported in the leader's term."""
         own = self._own()
-        engines, nodes = own.engines, own.nodes
-        others = [report for report in self._others.values() if report.term == own.term]
-        if len(others) < len(self._group.members) - 1:
-            return None
-        for report in others:
-            engines += report.engines
-            nodes += report.nodes
-        return Report(own.group, engines, nodes, own.term)
+        engines, nodes, missing = own.engines, own.nodes, len(self._group.members) - 1
+        for report in self._others.values():
+            if report.term == own.term:
+                engines += report.engines
+                nodes += report.nodes
+                missing -= 1
+        return None if missing > 0 else Report(own.group, engines, nodes, own.term)

@@ -267,7 +267,7 @@ class Decode:
     async def _persist(self, completed: list[Completed]) -> None:
         """Full Blocks that a step completed: HBM to the node's buffer, then to storage."""
         kv, at = self._config.kv, 0
-        tokens = sum(one.count for one in completed) * kv.block_tokens
+        tokens = sum([one.count for one in completed]) * kv.block_tokens
         place = await self._outbox.take(tokens, completed[0].request)
         self._outgoing[place] = len(completed)
         out = Span("persist", self._config.persist_base + place, 0, 0, 0, kv.layers)
