@@ -12,6 +12,7 @@ changes: each beat only repeats the last one.
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
+from math import inf
 
 import anyio
 
@@ -20,7 +21,7 @@ from engines.modelled.clock import VirtualClock
 from engines.modelled.transport import Wires
 
 LOOK_PERIOD_S = 1.0
-MANY_WAITS, MANY_LOOKS = 10_000, 10  # so many are asked for their deadlines now and then
+UNASKED_S = 10.0  # so long nobody is asked for a deadline, if none of those known passes before
 # A decision needs three beats at most: a member's report, its leader's fetch, the other side's.
 # The rest is for policies that count fetches. Where links have delays, a lockstep's message of one
 # beat may arrive a delay later, and is not counted as under way: a beat is so much longer.
@@ -45,18 +46,19 @@ class Watch:
 
     async def run(self) -> None:
         """Raise VirtualDeadlock in a world that stands still, DeadlineExceeded after a deadline."""
-        said, since_s, looks = -1, 0.0, 0
+        said, since_s, due_s = -1, 0.0, 0.0
         while True:
             await anyio.sleep(LOOK_PERIOD_S)
             now_s = self._clock.now_s()
-            looks += 1
-            waits = self._pending.waits
-            asked = len(waits) < MANY_WAITS or looks % MANY_LOOKS == 0
-            if asked and any(wait.end_s < now_s for wait in waits.values()):
-                raise DeadlineExceeded(
-                    f"at {now_s:g} s some have waited longer than engine.deadline_s allows: "
-                    f"{self.waiting()}"
-                )
+            if now_s >= due_s:
+                ends_s = (wait.end_s for wait in self._pending.waits.values())
+                first_s = min(ends_s, default=inf)
+                if first_s < now_s:
+                    raise DeadlineExceeded(
+                        f"at {now_s:g} s some have waited longer than engine.deadline_s allows: "
+                        f"{self.waiting()}"
+                    )
+                due_s = min(first_s, now_s + UNASKED_S)
             if self._pending.sleepers or self._wires.under_way or self._wires.said != said:
                 said, since_s = self._wires.said, now_s
             elif now_s - since_s > STILL_BEATS * (
