@@ -19,7 +19,7 @@ from engines.kv import blocks, storage_of
 from engines.modelled.clock import VirtualClock
 from engines.modelled.compute import PacedCompute
 from engines.modelled.content import PatternAuthor
-from engines.modelled.fluid import KV, MODEL, FluidNetwork
+from engines.modelled.fluid import KV, MODEL, FluidNetwork, Link
 from engines.modelled.loop import run_virtual, virtual_loop
 from engines.modelled.reference import check_agent
 from engines.modelled.store import ExtentStore
@@ -64,7 +64,7 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
                 raise
             first = next(_leaves(ours))
             raise RunFailed(_told(first)) from first
-    return world.data(time.perf_counter() - began_s)
+        return world.data(time.perf_counter() - began_s)
 
 
 @contextmanager
@@ -109,6 +109,10 @@ class _World:
         wires = plan.wires
         self._shape = wires.shape
         self._network = FluidNetwork(_capacities(wires), wires.qos)
+        self._ports = [
+            (owner, nic, self._link(owner, nic, "rx"), self._link(owner, nic, "tx"))
+            for owner, nic in self._shape.data_links()
+        ]
         self._kv = HeldKv(plan, self._author()) if plan.world.real_kv else None
         self._wires, self._transports = self._build_wires()
         self._watch = Watch(self.clock, self._wires)
@@ -152,6 +156,9 @@ class _World:
 
     def _route(self, sender: str, peer: str) -> tuple[str, ...]:
         return tuple(":".join(port) for port in self._shape.path(sender, peer))
+
+    def _link(self, owner: str, nic: str, way: str) -> Link:
+        return self._network.links[":".join(Port(owner, nic, way))]
 
     def _sides(self, host: HostPlan) -> Sides:
         world = self._plan.world
@@ -203,27 +210,20 @@ class _World:
     def _look(self) -> Sample:
         now_s = self.clock.now_s()
         ports = tuple(
-            PortBytes(owner, nic, self._carried(owner, nic, "rx"), self._carried(owner, nic, "tx"))
-            for owner, nic in self._shape.data_links()
+            PortBytes(owner, nic, _carried(rx, now_s), _carried(tx, now_s))
+            for owner, nic, rx, tx in self._ports
         )
         return Sample(now_s, ports, 0.0, 0.0, 0.0)
 
-    def _carried(self, owner: str, nic: str, way: str) -> int:
-        link = self._network.links[":".join(Port(owner, nic, way))]
-        now_s = self.clock.now_s()
-        carried = link.carried_bytes(MODEL, now_s) + link.carried_bytes(KV, now_s)
-        return round(carried) + link.frame_bytes
-
     def _class_bytes(self) -> dict[str, dict[str, int]]:
-        found = {}
-        for owner, nic in self._shape.data_links():
-            for mark, way in ((">", "tx"), ("<", "rx")):
-                link = self._network.links[":".join(Port(owner, nic, way))]
-                found[f"{owner}:{nic}{mark}"] = {
-                    MODEL_CLASS: round(link.done_bytes[MODEL]),
-                    KV_CLASS: round(link.done_bytes[KV]),
-                }
-        return found
+        return {
+            f"{owner}:{nic}{mark}": {
+                MODEL_CLASS: round(link.done_bytes[MODEL]),
+                KV_CLASS: round(link.done_bytes[KV]),
+            }
+            for owner, nic, rx, tx in self._ports
+            for mark, link in ((">", tx), ("<", rx))
+        }
 
     def _truths(self) -> list[TurnTruth]:
         (config,) = (h.role for h in self._plan.hosts if isinstance(h.role, AgentsConfig))
@@ -249,6 +249,11 @@ class _World:
         scale = self._plan.world.layout.token_scale
         found = check_agent(self._author(), scale, agent, turns)
         return ((checked, equal, None) for checked, equal in found)
+
+
+def _carried(link: Link, now_s: float) -> int:
+    carried = link.carried_bytes(MODEL, now_s) + link.carried_bytes(KV, now_s)
+    return round(carried) + link.frame_bytes
 
 
 def _capacities(wires: WirePlan) -> dict[str, float]:
