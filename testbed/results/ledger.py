@@ -45,19 +45,23 @@ def turn_bytes(
 ) -> TurnBytes:
     """What the turn's KV weighs: from its lengths, its read extents, and tokens found in DRAM."""
     block = layout.block_bytes
-    hit = {side: 0 for side in Side}
+    hit_pe = hit_de = 0
     for read in decision.reads:
-        hit[read.side] += read.count * block
+        if read.side is Side.PE:
+            hit_pe += read.count * block
+        else:
+            hit_de += read.count * block
     prompt_blocks = request.prompt_tokens // layout.block_tokens
     hit_blocks = request.hit_tokens // layout.block_tokens
     end_blocks = request.context_tokens // layout.block_tokens
     return TurnBytes(
-        hit[Side.PE],
-        hit[Side.DE],
+        hit_pe,
+        hit_de,
         (layout.rows(request.prompt_tokens) - layout.rows(request.hit_tokens)) * layout.row_bytes,
         (prompt_blocks - hit_blocks) * block,
         (end_blocks - prompt_blocks) * block,
-        *(cached.get(side, 0) // layout.block_tokens * block for side in (Side.PE, Side.DE)),
+        cached.get(Side.PE, 0) // layout.block_tokens * block,
+        cached.get(Side.DE, 0) // layout.block_tokens * block,
     )
 
 
@@ -66,30 +70,31 @@ def turn_ports(
 ) -> Iterable[tuple[Port, int]]:
     """Every port that the turn crosses, with its bytes; `gpus` maps engines to their hosts."""
     pe, de = decision.pe.split("/")[0], decision.de.split("/")[0]
+    pe_buf, de_buf = f"{pe}-buf", f"{de}-buf"
     pe_gpu, de_gpu = gpus[decision.pe], gpus[decision.de]
     kept = turn.prompt_blocks + turn.generated_blocks
     # Steps 1-2: storage to the DRAM of the side that reads.
     yield (STORAGE, "snic", "tx"), turn.hit - turn.cached_pe - turn.cached_de
-    yield (f"{pe}-buf", "snic", "rx"), turn.hit_pe - turn.cached_pe
-    yield (f"{de}-buf", "snic", "rx"), turn.hit_de - turn.cached_de
+    yield (pe_buf, "snic", "rx"), turn.hit_pe - turn.cached_pe
+    yield (de_buf, "snic", "rx"), turn.hit_de - turn.cached_de
     # Steps 3-4 (PE path: local) and 3-5 (DE path: straight into prefill HBM), layer by layer.
-    yield (f"{pe}-buf", "pcie", "tx"), turn.hit_pe
-    yield (f"{de}", "uplink", "tx"), turn.hit_de
-    yield (f"{pe}", "uplink", "rx"), turn.hit_de
+    yield (pe_buf, "pcie", "tx"), turn.hit_pe
+    yield (de, "uplink", "tx"), turn.hit_de
+    yield (pe, "uplink", "rx"), turn.hit_de
     yield (pe_gpu, "cnic", "rx"), turn.hit
     # Steps 5-7: prefill HBM to the DE buffer; on the DE path only the miss KV.
     sent = turn.hit_pe + turn.miss
     yield (pe_gpu, "cnic", "tx"), sent
-    yield (f"{pe}", "uplink", "tx"), sent
-    yield (f"{de}", "uplink", "rx"), sent
+    yield (pe, "uplink", "tx"), sent
+    yield (de, "uplink", "rx"), sent
     # Steps 8-9 (6-7 on the DE path): the whole prompt from the DE buffer into decode HBM. The
     # buffer's port also carries what a DE read sends to the PE, and generated blocks coming back.
-    yield (f"{de}-buf", "pcie", "rx"), sent + turn.generated_blocks
-    yield (f"{de}-buf", "pcie", "tx"), turn.hit_de + turn.hit + turn.miss
+    yield (de_buf, "pcie", "rx"), sent + turn.generated_blocks
+    yield (de_buf, "pcie", "tx"), turn.hit_de + turn.hit + turn.miss
     yield (de_gpu, "cnic", "rx"), turn.hit + turn.miss
     yield (de_gpu, "cnic", "tx"), turn.generated_blocks
     # Persistence: new blocks of prompt and generation, each once.
-    yield (f"{de}-buf", "snic", "tx"), kept
+    yield (de_buf, "snic", "tx"), kept
     yield (STORAGE, "snic", "rx"), kept
 
 

@@ -183,9 +183,10 @@ def port_lines(run: RunData) -> list[ledger.PortLine]:
         if turn.done_s and not turn.reason
     ]
     counted: Counter[ledger.Port] = Counter()
+    storages = run.storages
     for link, classes in run.samples.class_bytes.items():
         host, nic = link[:-1].split(":")
-        owner = ledger.STORAGE if host in run.storages else host
+        owner = ledger.STORAGE if host in storages else host
         counted[owner, nic, "tx" if link.endswith(">") else "rx"] += classes[KV_CLASS]
     wanted = ledger.expected(turns, run.plan.world.layout, run.engine_hosts, run.cached)
     return ledger.compare(wanted, counted)
