@@ -69,8 +69,12 @@ def run(plan: LabPlan, progress: Progress) -> RunData:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Tasks and messages come and go by the million and hold few cycles: collect rarely."""
+    """Tasks and messages come and go by the million and hold few cycles: collect rarely.
+
+    What a world leaves is as large, and is looked through only when the next one begins.
+    """
     before = gc.get_threshold()
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
@@ -78,7 +82,7 @@ def _rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        gc.freeze()
 
 
 def _told(error: DualPathError) -> str:
