@@ -107,39 +107,19 @@ class Channel:
         self.links = links
         self.rate = 0.0
         self.finish_s = inf
-        self._queue: deque[tuple[float, Arrived]] = deque()
+        self.queue: deque[tuple[float, Arrived]] = deque()
         self._left_bytes = 0.0
         self._since_s = 0.0
 
-    @property
-    def head_bytes(self) -> float:
-        """The size of the transfer under way."""
-        return self._queue[0][0]
-
-    def push(self, size_bytes: float, arrived: Arrived) -> bool:
-        """Queue a transfer; whether the channel was idle before."""
-        self._queue.append((size_bytes, arrived))
-        if len(self._queue) == 1:
-            self._left_bytes = size_bytes
-            return True
-        return False
-
-    def pop(self, now_s: float) -> Arrived:
-        """The head is through; the next one, if any, begins now."""
-        _, arrived = self._queue.popleft()
+    def begin(self, now_s: float) -> None:
+        """Another transfer is the head."""
+        self._left_bytes = self.queue[0][0]
         self._since_s = now_s
-        self._left_bytes = self._queue[0][0] if self._queue else 0.0
-        return arrived
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-        return not self._queue
 
     def moved_bytes(self, now_s: float) -> float:
         """What the head has moved by now."""
         left = self._left_bytes - self.rate * (now_s - self._since_s)
-        return self._queue[0][0] - max(0.0, left)
+        return self.queue[0][0] - max(0.0, left)
 
     def limit_beside(self, link: Link) -> float:
         """What the other links of the path would let through."""
@@ -149,13 +129,11 @@ class Channel:
                 limit = other.shares[level]
         return limit
 
-    def set_rate(self, now_s: float) -> bool:
-        """Take the rate that its links allow; whether its finish moved."""
-        rate = min([link.shares[self.level] for link in self.links])
+    def set_rate(self, now_s: float, rate: float) -> None:
+        """Go on at a rate."""
         self._left_bytes -= self.rate * (now_s - self._since_s)
         self._since_s = now_s
         self.rate = rate
-        return self.set_finish()
 
     def set_finish(self) -> bool:
         """Work out when the head will be through; whether that moved."""
@@ -199,18 +177,33 @@ class FluidNetwork:
 
     def send(self, channel: Channel, size_bytes: float, arrived: Arrived) -> None:
         """Move bytes over a channel; `arrived` is called in the instant they are all there."""
-        if channel.push(size_bytes, arrived):
+        channel.queue.append((size_bytes, arrived))
+        if len(channel.queue) == 1:
+            channel.begin(self._loop.time())
             for link in channel.links:
                 link.active[channel.level][channel] = None
-            self._touch(channel)
+            self._fresh[channel] = None
+            self._settle_soon(channel.links)
 
-    def _touch(self, channel: Channel) -> None:
-        """A channel became busy or idle: its links share anew, when this instant is over."""
+    def _leave(self, channel: Channel) -> None:
+        """A channel is idle: links that it had for itself need no share, the others share anew."""
+        level = channel.level
+        channel.rate, channel.finish_s = 0.0, inf
+        shared = []
         for link in channel.links:
+            del link.active[level][channel]
+            if link.active[KV] or link.active[MODEL]:
+                shared.append(link)
+            else:
+                link.shares[level] = inf
+        if shared:
+            self._settle_soon(shared)
+
+    def _settle_soon(self, links: Iterable[Link]) -> None:
+        """Links share anew, when this instant is over."""
+        for link in links:
             if not link.never_binds:
                 self._moved[link] = None
-        if not channel.idle:
-            self._fresh[channel] = None
         if not self._settling:
             self._settling = True
             self._loop.call_soon(self._settle)
@@ -251,12 +244,13 @@ class FluidNetwork:
         return changed
 
     def _reset(self, channels: Iterable[Channel], now_s: float) -> list[Channel]:
-        """Give channels their new rates; returns those that got another one."""
+        """Give channels the rates that their links allow; returns those that got another one."""
         found = []
         for channel in channels:
-            before = channel.rate
-            if not channel.idle:
-                if channel.set_rate(now_s):
+            if channel.queue:
+                before, level = channel.rate, channel.level
+                channel.set_rate(now_s, min([link.shares[level] for link in channel.links]))
+                if channel.set_finish():
                     self._push(channel)
                 if channel.rate != before:
                     found.append(channel)
@@ -287,23 +281,21 @@ class FluidNetwork:
         while finishes and finishes[0][0] <= now_s:
             finish_s, _, channel = heappop(finishes)
             if finish_s == channel.finish_s:
-                self._through(channel, finish_s)
+                self._through(channel)
         if not self._settling:  # else it comes in this instant, and sets the timer
             self._set_timer()
 
-    def _through(self, channel: Channel, now_s: float) -> None:
-        size = channel.head_bytes
+    def _through(self, channel: Channel) -> None:
+        """The head of a channel is; the next one begins, if there is one."""
+        size, arrived = channel.queue.popleft()
         for link in channel.links:
             link.done_bytes[channel.level] += size
-        arrived = channel.pop(now_s)
-        if channel.idle:
-            channel.rate, channel.finish_s = 0.0, inf
-            for link in channel.links:
-                del link.active[channel.level][channel]
-            self._touch(channel)
-        else:
+        if channel.queue:
+            channel.begin(channel.finish_s)
             channel.set_finish()
             self._push(channel)
+        else:
+            self._leave(channel)
         arrived()
 
 
