@@ -65,7 +65,9 @@ class Link:
 
     def carried_bytes(self, level: int, now_s: float) -> float:
         """Bytes of a level that have crossed it by now."""
-        under_way = sum(channel.moved_bytes(now_s) for channel in self.active[level])
+        under_way = 0.0
+        for channel in self.active[level]:
+            under_way += channel.moved_bytes(now_s)
         return self.done_bytes[level] + under_way
 
     def room(self, level: int) -> float:
@@ -105,6 +107,7 @@ class Channel:
     def __init__(self, level: int, links: tuple[Link, ...]) -> None:
         self.level = level
         self.links = links
+        self.narrowest = min(link.capacity for link in links)
         self.rate = 0.0
         self.finish_s = inf
         self.queue: deque[tuple[float, Arrived]] = deque()
@@ -129,6 +132,12 @@ class Channel:
                 limit = other.shares[level]
         return limit
 
+    def cut_alone(self) -> None:
+        """Nobody else is on links that could cut it: the narrowest do."""
+        for link in self.links:
+            if link.capacity == self.narrowest:
+                link.shares[self.level] = self.narrowest
+
     def set_rate(self, now_s: float, rate: float) -> None:
         """Go on at a rate."""
         self._left_bytes -= self.rate * (now_s - self._since_s)
@@ -151,6 +160,7 @@ class FluidNetwork:
         self._models = 0  # channels of class MODEL; without any, KV has every link for itself
         self._moved: dict[Link, None] = {}
         self._fresh: dict[Channel, None] = {}
+        self._lone: Channel | None = None  # nothing else began or ended since links were settled
         self._settling = False
         self._finishes: list[tuple[float, int, Channel]] = []
         self._pushed = 0
@@ -180,10 +190,17 @@ class FluidNetwork:
         channel.queue.append((size_bytes, arrived))
         if len(channel.queue) == 1:
             channel.begin(self._loop.time())
-            for link in channel.links:
-                link.active[channel.level][channel] = None
-            self._fresh[channel] = None
-            self._settle_soon(channel.links)
+            self._enter(channel)
+
+    def _enter(self, channel: Channel) -> None:
+        """A channel is busy: all on its links share anew, if it meets anybody there."""
+        level, lone = channel.level, True
+        for link in channel.links:
+            if (link.active[KV] or link.active[MODEL]) and not link.never_binds:
+                lone = False
+            link.active[level][channel] = None
+        self._fresh[channel] = None
+        self._settle_soon(channel.links, channel if lone else None)
 
     def _leave(self, channel: Channel) -> None:
         """A channel is idle: links that it had for itself need no share, the others share anew."""
@@ -199,8 +216,9 @@ class FluidNetwork:
         if shared:
             self._settle_soon(shared)
 
-    def _settle_soon(self, links: Iterable[Link]) -> None:
-        """Links share anew, when this instant is over."""
+    def _settle_soon(self, links: Iterable[Link], lone: Channel | None = None) -> None:
+        """Links share anew, when this instant is over; `lone` is all that there is on them."""
+        self._lone = None if self._settling else lone
         for link in links:
             if not link.never_binds:
                 self._moved[link] = None
@@ -213,13 +231,17 @@ class FluidNetwork:
         self._settling = False
         moved, fresh = self._moved, self._fresh
         self._moved, self._fresh = {}, {}
+        if self._lone is not None:
+            self._lone.cut_alone()
+            self._reset((self._lone,), now_s)
+            return self._set_timer()
         if self._models:
             changed = self._relax(moved, MODEL)
             changed.update((c, None) for c in fresh if c.level == MODEL)
             for channel in self._reset(changed, now_s):
                 moved.update((link, None) for link in channel.links)
         changed = self._relax(moved, KV)
-        changed.update((c, None) for c in fresh if c.level == KV)
+        changed.update(fresh)  # those of class MODEL have their rate and keep it
         self._reset(changed, now_s)
         self._set_timer()
 
@@ -287,9 +309,10 @@ class FluidNetwork:
 
     def _through(self, channel: Channel) -> None:
         """The head of a channel is; the next one begins, if there is one."""
+        level = channel.level
         size, arrived = channel.queue.popleft()
         for link in channel.links:
-            link.done_bytes[channel.level] += size
+            link.done_bytes[level] += size
         if channel.queue:
             channel.begin(channel.finish_s)
             channel.set_finish()
