@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from math import inf
 
 import msgspec
 
@@ -23,8 +24,16 @@ from engines.seams.transport import Delivery, TrafficClass, Write
 Path = tuple[str, ...]
 HEADER_BYTES, ACK_BYTES, DIGEST_BYTES = 54, 62, 8  # as on the real side
 NOTE_BYTES = 32  # what a message of class MODEL weighs without its load
+HEARTBEATS = {Report, Join}  # said even where nothing happens (engines/modelled/watch.py)
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Hosts(dict[str, "FluidTransport"]):
+    """Hosts by name; TransferError if there is nobody of a name."""
+
+    def __missing__(self, name: str) -> "FluidTransport":
+        raise TransferError(f"no host {name!r} in this world, only {', '.join(self)}")
 
 
 class Wires:
@@ -46,7 +55,7 @@ class Wires:
         self.longest_delay_s = 0.0
         self._delay_s = delay_s
         self._delays: dict[tuple[str, str], float] = {}
-        self.hosts: dict[str, FluidTransport] = {}
+        self.hosts = Hosts()
         self.layout = layout
         self.said = 0  # messages but for reports and collectives, and writes begun
         self.under_way = 0  # writes begun that have not arrived
@@ -57,22 +66,13 @@ class Wires:
         self._latency_s = latency_s
         self._channels: dict[tuple[str, str, bool], Channel] = {}
         self._both_ways: dict[tuple[str, str], tuple[tuple[Link, ...], tuple[Link, ...]]] = {}
-        self._posting = False
-        self._on_the_way: deque[tuple[float, FluidTransport, str, Message]] = deque()
+        self._due_s = -inf
+        self._due: list[tuple[FluidTransport, Delivery]] = []
 
     @cached_property
     def loop(self) -> asyncio.AbstractEventLoop:
         """Asked for once: on some systems each question is a system call."""
         return asyncio.get_running_loop()
-
-    def host(self, name: str) -> "FluidTransport":
-        """The peer of that name; TransferError if nobody is."""
-        try:
-            return self.hosts[name]
-        except KeyError:
-            raise TransferError(
-                f"no host {name!r} in this world, only {', '.join(self.hosts)}"
-            ) from None
 
     def flow(
         self, sender: str, peer: str, model: bool, size: int, arrived: Callable[[], None]
@@ -142,21 +142,16 @@ class Wires:
     def post(self, sender: str, peer: str, message: Message) -> None:
         """Deliver a message after the latency; all messages stay in order."""
         due_s = self.loop.time() + self._latency_s
-        self._on_the_way.append((due_s, self.host(peer), sender, message))
-        if not self._posting:
-            self._posting = True
-            self.loop.call_at(due_s, self._post_due)
+        if due_s != self._due_s:
+            self._due_s, self._due = due_s, []
+            self.loop.call_at(due_s, self._deliver, self._due)
+        self._due.append((self.hosts[peer], Delivery(sender, message, due_s)))
 
-    def _post_due(self) -> None:
-        on_the_way = self._on_the_way
-        due_s = on_the_way[0][0]
-        while on_the_way and on_the_way[0][0] == due_s:
-            _, peer, sender, message = on_the_way.popleft()
-            peer.deliver(sender, message, due_s)
-        if on_the_way:
-            self.loop.call_at(on_the_way[0][0], self._post_due)
-        else:
-            self._posting = False
+    def _deliver(self, due: list[tuple["FluidTransport", Delivery]]) -> None:
+        if due is self._due:
+            self._due_s = -inf  # without latency, more may be posted in this instant
+        for peer, delivery in due:
+            peer.deliver(delivery)
 
 
 class FluidTransport:
@@ -174,7 +169,7 @@ class FluidTransport:
         """Move spans as one flow; returns the target time at which the peer had them in place."""
         wires, loop = self._wires, self._wires.loop
         future: asyncio.Future[float] = loop.create_future()
-        target = wires.host(peer)
+        target = wires.hosts[peer]
         size = 0
         for write in writes:
             size += wires.weigh(write)
@@ -186,7 +181,7 @@ class FluidTransport:
             wires.frame(self.host, peer, writes)
             now_s = loop.time()
             for write in writes:
-                target.deliver(self.host, write.note, now_s)
+                target.deliver(Delivery(self.host, write.note, now_s))
             if back_s := wires.delay_s(peer, self.host):
                 loop.call_later(back_s, acknowledged, now_s)
             else:
@@ -206,14 +201,15 @@ class FluidTransport:
     ) -> None:
         """Send a message; those of class MODEL cross the data network, as flows."""
         if traffic_class is TrafficClass.CTRL:
-            self._wires.said += not isinstance(message, Report | Join)
-            return self._wires.post(self.host, peer, message)
-        target, posted_s = self._wires.host(peer), self._wires.loop.time()
+            wires = self._wires
+            wires.said += type(message) not in HEARTBEATS
+            return wires.post(self.host, peer, message)
+        target, posted_s = self._wires.hosts[peer], self._wires.loop.time()
         load = len(message.load) if isinstance(message, Barrier) else 0
 
         def arrived() -> None:
             now_s = self._wires.loop.time()
-            target.deliver(self.host, message, now_s, now_s - posted_s)
+            target.deliver(Delivery(self.host, message, now_s, now_s - posted_s))
 
         def leave() -> None:
             self._wires.flow(self.host, peer, True, NOTE_BYTES + load, arrived)
@@ -234,10 +230,10 @@ class FluidTransport:
         finally:
             self._handle = self._early.append
 
-    def deliver(self, sender: str, message: Message, now_s: float, network_s: float = 0.0) -> None:
+    def deliver(self, delivery: Delivery) -> None:
         """A message is here."""
         try:
-            self._handle(Delivery(sender, message, now_s, network_s))
+            self._handle(delivery)
         except Exception as error:
             if self._serving.done():
                 raise
