@@ -9,7 +9,7 @@ time at all.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 
 import msgspec
@@ -118,7 +118,7 @@ class Wires:
 
     def frame(self, sender: str, peer: str, writes: Sequence[Write]) -> None:
         """Count what surrounds payloads: header and note on the way, an acknowledgement back."""
-        around = HEADER_BYTES * len(writes)
+        around, back_bytes = HEADER_BYTES * len(writes), ACK_BYTES * len(writes)
         for write in writes:
             around += len(_encode((write.note, write.target)))
         key = (sender, peer)
@@ -129,7 +129,13 @@ class Wires:
         for link in both_ways[0]:
             link.frame_bytes += around
         for link in both_ways[1]:
-            link.frame_bytes += ACK_BYTES * len(writes)
+            link.frame_bytes += back_bytes
+
+    def acknowledge(self, future: asyncio.Future[float], arrived_s: float) -> None:
+        """Writes are over, for who waits for them, if anybody still does."""
+        self.under_way -= 1
+        if not future.done():
+            future.set_result(arrived_s)
 
     def _channel(self, sender: str, peer: str, model: bool) -> Channel:
         key = (sender, peer, model)
@@ -167,34 +173,30 @@ class FluidTransport:
 
     async def write(self, peer: str, writes: Sequence[Write], *, deadline_s: float) -> float:
         """Move spans as one flow; returns the target time at which the peer had them in place."""
-        wires, loop = self._wires, self._wires.loop
-        future: asyncio.Future[float] = loop.create_future()
-        target = wires.hosts[peer]
+        wires, target = self._wires, self._wires.hosts[peer]
+        future: asyncio.Future[float] = wires.loop.create_future()
         size = 0
         for write in writes:
             size += wires.weigh(write)
 
         wires.said += 1
         wires.under_way += 1
-
-        def arrived() -> None:
-            wires.frame(self.host, peer, writes)
-            now_s = loop.time()
-            for write in writes:
-                target.deliver(Delivery(self.host, write.note, now_s))
-            if back_s := wires.delay_s(peer, self.host):
-                loop.call_later(back_s, acknowledged, now_s)
-            else:
-                acknowledged(now_s)
-
-        def acknowledged(arrived_s: float) -> None:
-            wires.under_way -= 1
-            if not future.done():
-                future.set_result(arrived_s)
-
         model = writes[0].traffic_class is TrafficClass.MODEL
-        wires.flow(self.host, peer, model, size, arrived)
+        wires.flow(self.host, peer, model, size, partial(self._arrived, target, writes, future))
         return await future
+
+    def _arrived(
+        self, target: "FluidTransport", writes: Sequence[Write], future: asyncio.Future[float]
+    ) -> None:
+        wires, host = self._wires, self.host
+        now_s = wires.loop.time()
+        wires.frame(host, target.host, writes)
+        for write in writes:
+            target.deliver(Delivery(host, write.note, now_s))
+        if back_s := wires.delay_s(target.host, host):
+            wires.loop.call_later(back_s, wires.acknowledge, future, now_s)
+        else:
+            wires.acknowledge(future, now_s)
 
     def post(
         self, peer: str, message: Message, traffic_class: TrafficClass = TrafficClass.CTRL
