@@ -22,7 +22,7 @@ QUEUE_S, LEAST_QUEUE_BYTES = 0.010, 256 * 1024  # that a shaper holds, as there
 ALIKE = 1e-12  # shares that differ by less, relatively, are the same
 DONE_BYTES = 1e-6  # a remainder that is rounding and no bytes
 
-Arrived = Callable[[], None]
+Arrived = Callable[[], object]
 
 
 class Link:
@@ -132,11 +132,13 @@ class Channel:
                 limit = other.shares[level]
         return limit
 
-    def cut_alone(self) -> None:
+    def begin_alone(self, now_s: float) -> None:
         """Nobody else is on links that could cut it: the narrowest do."""
         for link in self.links:
             if link.capacity == self.narrowest:
                 link.shares[self.level] = self.narrowest
+        self.set_rate(now_s, self.narrowest)
+        self.set_finish()
 
     def set_rate(self, now_s: float, rate: float) -> None:
         """Go on at a rate."""
@@ -232,8 +234,8 @@ class FluidNetwork:
         moved, fresh = self._moved, self._fresh
         self._moved, self._fresh = {}, {}
         if self._lone is not None:
-            self._lone.cut_alone()
-            self._reset((self._lone,), now_s)
+            self._lone.begin_alone(now_s)
+            self._push(self._lone)
             return self._set_timer()
         if self._models:
             changed = self._relax(moved, MODEL)

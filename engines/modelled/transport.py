@@ -18,7 +18,7 @@ from engines.errors import TransferError
 from engines.kv import Span
 from engines.layout import KvLayout
 from engines.messages import Barrier, Join, Message, Report
-from engines.modelled.fluid import Channel, FluidNetwork, Link
+from engines.modelled.fluid import Arrived, Channel, FluidNetwork, Link
 from engines.seams.transport import Delivery, TrafficClass, Write
 
 Path = tuple[str, ...]
@@ -74,17 +74,11 @@ class Wires:
         """Asked for once: on some systems each question is a system call."""
         return asyncio.get_running_loop()
 
-    def flow(
-        self, sender: str, peer: str, model: bool, size: int, arrived: Callable[[], None]
-    ) -> None:
+    def flow(self, sender: str, peer: str, model: bool, size: int, arrived: Arrived) -> None:
         """Move bytes; nothing at all arrives at once, but behind what was sent before."""
-        through = arrived
         if delay_s := self.delay_s(sender, peer):
-
-            def through() -> None:
-                self.loop.call_later(delay_s, arrived)
-
-        self._network.send(self._channel(sender, peer, model), size, through)
+            arrived = partial(self.loop.call_later, delay_s, arrived)
+        self._network.send(self._channel(sender, peer, model), size, arrived)
 
     def delay_s(self, sender: str, peer: str) -> float:
         """The delay of the way from one host to another."""
