@@ -10,11 +10,11 @@ max-min fair (Bertsekas and Gallager, Data Networks, section 6.5).
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from heapq import heappop, heappush
 from math import inf
 
 from engines.modelled.loop import resolution_s
+from engines.modelled.running import RunningLoop
 
 MODEL, KV = 0, 1  # levels: MODEL is served first
 KV_SHARE = 0.01  # of a link that MODEL leaves to KV (testbed/fabric/shaping.py)
@@ -156,6 +156,8 @@ class Channel:
 class FluidNetwork:
     """All links; settles once an instant, however much begins and ends in it."""
 
+    _loop = RunningLoop()
+
     def __init__(self, capacities: Mapping[str, float], qos: bool) -> None:
         self.links = {name: Link(name, capacity) for name, capacity in capacities.items()}
         self._qos = qos
@@ -168,11 +170,6 @@ class FluidNetwork:
         self._pushed = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
-
-    @cached_property
-    def _loop(self) -> asyncio.AbstractEventLoop:
-        """Asked for once: on some systems each question is a system call."""
-        return asyncio.get_running_loop()
 
     def channel(self, model: bool, path: Sequence[str]) -> Channel:
         """A new channel of class MODEL or KV over a path; without classes all are alike."""

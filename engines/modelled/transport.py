@@ -9,7 +9,7 @@ time at all.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from math import inf
 
 import msgspec
@@ -19,6 +19,7 @@ from engines.kv import Span
 from engines.layout import KvLayout
 from engines.messages import Barrier, Join, Message, Report
 from engines.modelled.fluid import Arrived, Channel, FluidNetwork, Link
+from engines.modelled.running import RunningLoop
 from engines.seams.transport import Delivery, TrafficClass, Write
 
 Path = tuple[str, ...]
@@ -44,6 +45,8 @@ class Wires:
     so much after its last byte left the last link. `longest_delay_s` is the most of these so far.
     """
 
+    loop = RunningLoop()
+
     def __init__(
         self,
         network: FluidNetwork,
@@ -68,11 +71,6 @@ class Wires:
         self._both_ways: dict[tuple[str, str], tuple[tuple[Link, ...], tuple[Link, ...]]] = {}
         self._due_s = -inf
         self._due: list[tuple[FluidTransport, Delivery]] = []
-
-    @cached_property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Asked for once: on some systems each question is a system call."""
-        return asyncio.get_running_loop()
 
     def flow(self, sender: str, peer: str, model: bool, size: int, arrived: Arrived) -> None:
         """Move bytes; nothing at all arrives at once, but behind what was sent before."""
