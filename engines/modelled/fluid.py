@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
 
-from engines.modelled.loop import resolution_s
-from engines.modelled.running import RunningLoop
+from engines.modelled.loop import VirtualLoop, resolution_s
 
 MODEL, KV = 0, 1  # levels: MODEL is served first
 KV_SHARE = 0.01  # of a link that MODEL leaves to KV (testbed/fabric/shaping.py)
@@ -156,9 +155,8 @@ class Channel:
 class FluidNetwork:
     """All links; settles once an instant, however much begins and ends in it."""
 
-    _loop = RunningLoop()
-
-    def __init__(self, capacities: Mapping[str, float], qos: bool) -> None:
+    def __init__(self, loop: VirtualLoop, capacities: Mapping[str, float], qos: bool) -> None:
+        self.loop = loop
         self.links = {name: Link(name, capacity) for name, capacity in capacities.items()}
         self._qos = qos
         self._models = 0  # channels of class MODEL; without any, KV has every link for itself
@@ -188,7 +186,7 @@ class FluidNetwork:
         """Move bytes over a channel; `arrived` is called in the instant they are all there."""
         channel.queue.append((size_bytes, arrived))
         if len(channel.queue) == 1:
-            channel.begin(self._loop.time())
+            channel.begin(self.loop.now_s)
             self._enter(channel)
 
     def _enter(self, channel: Channel) -> None:
@@ -223,10 +221,10 @@ class FluidNetwork:
                 self._moved[link] = None
         if not self._settling:
             self._settling = True
-            self._loop.call_soon(self._settle)
+            self.loop.call_soon(self._settle)
 
     def _settle(self) -> None:
-        now_s = self._loop.time()
+        now_s = self.loop.now_s
         self._settling = False
         moved, fresh = self._moved, self._fresh
         self._moved, self._fresh = {}, {}
@@ -291,13 +289,13 @@ class FluidNetwork:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_s = next_s
-        self._timer = self._loop.call_at(next_s, self._finish) if finishes else None
+        self._timer = self.loop.call_at(next_s, self._finish) if finishes else None
 
     def _finish(self) -> None:
         """Everything that is through by now, in the order of its finish."""
         self._timer, self._timer_s = None, inf
         # Timers that are alike but for rounding fire together.
-        finishes, now_s = self._finishes, self._loop.time()
+        finishes, now_s = self._finishes, self.loop.now_s
         now_s += 2 * resolution_s(now_s)
         while finishes and finishes[0][0] <= now_s:
             finish_s, _, channel = heappop(finishes)

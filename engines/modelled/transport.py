@@ -19,7 +19,6 @@ from engines.kv import Span
 from engines.layout import KvLayout
 from engines.messages import Barrier, Join, Message, Report
 from engines.modelled.fluid import Arrived, Channel, FluidNetwork, Link
-from engines.modelled.running import RunningLoop
 from engines.seams.transport import Delivery, TrafficClass, Write
 
 Path = tuple[str, ...]
@@ -45,8 +44,6 @@ class Wires:
     so much after its last byte left the last link. `longest_delay_s` is the most of these so far.
     """
 
-    loop = RunningLoop()
-
     def __init__(
         self,
         network: FluidNetwork,
@@ -55,6 +52,7 @@ class Wires:
         latency_s: float,
         delay_s: Callable[[str, str], float] | None = None,
     ) -> None:
+        self.loop = network.loop
         self.longest_delay_s = 0.0
         self._delay_s = delay_s
         self._delays: dict[tuple[str, str], float] = {}
@@ -139,7 +137,7 @@ class Wires:
 
     def post(self, sender: str, peer: str, message: Message) -> None:
         """Deliver a message after the latency; all messages stay in order."""
-        due_s = self.loop.time() + self._latency_s
+        due_s = self.loop.now_s + self._latency_s
         if due_s != self._due_s:
             self._due_s, self._due = due_s, []
             self.loop.call_at(due_s, self._deliver, self._due)
@@ -166,7 +164,7 @@ class FluidTransport:
     async def write(self, peer: str, writes: Sequence[Write], *, deadline_s: float) -> float:
         """Move spans as one flow; returns the target time at which the peer had them in place."""
         wires, target = self._wires, self._wires.hosts[peer]
-        future: asyncio.Future[float] = wires.loop.create_future()
+        future: asyncio.Future[float] = asyncio.Future(loop=wires.loop)
         size = 0
         for write in writes:
             size += wires.weigh(write)
@@ -181,7 +179,7 @@ class FluidTransport:
         self, target: "FluidTransport", writes: Sequence[Write], future: asyncio.Future[float]
     ) -> None:
         wires, host = self._wires, self.host
-        now_s = wires.loop.time()
+        now_s = wires.loop.now_s
         wires.frame(host, target.host, writes)
         for write in writes:
             target.deliver(Delivery(host, write.note, now_s))
@@ -198,11 +196,11 @@ class FluidTransport:
             wires = self._wires
             wires.said += type(message) not in HEARTBEATS
             return wires.post(self.host, peer, message)
-        target, posted_s = self._wires.hosts[peer], self._wires.loop.time()
+        target, posted_s = self._wires.hosts[peer], self._wires.loop.now_s
         load = len(message.load) if isinstance(message, Barrier) else 0
 
         def arrived() -> None:
-            now_s = self._wires.loop.time()
+            now_s = self._wires.loop.now_s
             target.deliver(Delivery(self.host, message, now_s, now_s - posted_s))
 
         def leave() -> None:

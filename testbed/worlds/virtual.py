@@ -112,7 +112,7 @@ class _World:
         self.clock = VirtualClock(self.loop)
         wires = plan.wires
         self._shape = wires.shape
-        self._network = FluidNetwork(_capacities(wires), wires.qos)
+        self._network = FluidNetwork(self.loop, _capacities(wires), wires.qos)
         self._ports = [
             (owner, nic, self._link(owner, nic, "rx"), self._link(owner, nic, "tx"))
             for owner, nic in self._shape.data_links()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import anyio
 import numpy as np
 import pytest
-from fakes import FakeClock, play
+from fakes import FakeClock, play, running_loop
 
 from engines.errors import ComputeError, KvDigestMismatch, KvMissing, TransferError
 from engines.kv import Extent, Span
@@ -110,7 +110,7 @@ def test_a_key_binds_all_tokens_up_to_its_blocks_end() -> None:
 
 
 def transports(verify: bool = True) -> dict[str, CheckedTransport]:
-    network = FluidNetwork({"link": 1e6}, True)
+    network = FluidNetwork(running_loop(), {"link": 1e6}, True)
     memories = {host: regions(host) for host in "ab"}
     wires = CheckedWires(network, lambda *_: ("link",), LAYOUT, 1e-3, memories)
     return {host: CheckedTransport(host, wires, verify) for host in "ab"}

@@ -4,11 +4,12 @@ import asyncio
 from itertools import pairwise
 
 import pytest
+from fakes import running_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.modelled.fluid import KV, MODEL, FluidNetwork, Link
-from engines.modelled.loop import run_virtual
+from engines.modelled.loop import run_virtual, virtual_loop
 
 NS = 1e-9
 Start = tuple[float, tuple[str, ...], float, bool]  # time, path, bytes, whether MODEL
@@ -19,8 +20,8 @@ def finishes(capacities: dict[str, float], starts: list[Start], qos: bool = True
     ends = [0.0] * len(starts)
 
     async def main() -> None:
-        network = FluidNetwork(capacities, qos)
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
+        network = FluidNetwork(loop, capacities, qos)
         left = len(starts)
         over = asyncio.Event()
 
@@ -83,8 +84,8 @@ def test_transfers_of_one_channel_come_one_after_the_other() -> None:
     ends: list[tuple[str, float]] = []
 
     async def main() -> None:
-        network = FluidNetwork({"a": 10.0}, True)
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
+        network = FluidNetwork(loop, {"a": 10.0}, True)
         over = asyncio.Event()
         channel, other = network.channel(False, ("a",)), network.channel(False, ("a",))
 
@@ -134,8 +135,8 @@ def test_rates_are_max_min_fair_and_bytes_are_conserved_at_every_instant(
     capacities = dict(zip(NAMES, rates, strict=True))
 
     async def main() -> None:
-        network = FluidNetwork(capacities, True)
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
+        network = FluidNetwork(loop, capacities, True)
         busy: dict[int, object] = {}
         done = 0.0
         over = asyncio.Event()
@@ -202,7 +203,7 @@ def test_no_link_carries_more_than_it_can_and_everything_arrives(
 def test_a_link_shares_by_hand() -> None:
     link = Link("a", 12.0)
     assert link.share(KV) == float("inf")
-    network = FluidNetwork({"a": 12.0, "b": 2.0}, True)
+    network = FluidNetwork(virtual_loop(), {"a": 12.0, "b": 2.0}, True)
     for path in (("a", "b"), ("a",)):
         channel = network.channel(False, path)
         for one in channel.links:
@@ -221,7 +222,7 @@ def test_time_only_goes_forward() -> None:
 
 def test_a_wide_link_is_left_out_until_what_comes_over_it_could_fill_it() -> None:
     capacities = {"wide": 100.0, "a": 40.0, "b": 40.0, "c": 40.0}
-    network = FluidNetwork(capacities, True)
+    network = FluidNetwork(virtual_loop(), capacities, True)
     seen = []
     for name in "abac":
         network.channel(False, ("wide", name))

@@ -27,7 +27,7 @@ LAYOUT = KvLayout(token_scale=1, block_tokens=4, layers=2, width=1)
 
 def wires(*hosts: str, qos: bool = True) -> dict[str, FluidTransport]:
     """Hosts on one link of 400 bytes/s; a token and layer weighs four bytes."""
-    network = FluidNetwork({"link": RATE}, qos)
+    network = FluidNetwork(running_loop(), {"link": RATE}, qos)
 
     def route(sender: str, peer: str) -> tuple[str, ...]:
         return ("link",)

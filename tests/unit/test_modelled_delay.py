@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+from fakes import running_loop
 from hypothesis import given
 from hypothesis import strategies as st
 from test_modelled import LATENCY_S, LAYOUT, RATE, arrivals, write
@@ -20,7 +21,7 @@ Played = tuple[list[tuple[Any, float]], list[float], list[float]]
 
 def hosts(delay_s: float) -> dict[str, FluidTransport]:
     """Two hosts on one link, with the same delay either way."""
-    network = FluidNetwork({"link": RATE}, True)
+    network = FluidNetwork(running_loop(), {"link": RATE}, True)
     delay: Callable[[str, str], float] = lambda *_: delay_s  # noqa: E731
     whole = Wires(network, lambda *_: ("link",), LAYOUT, LATENCY_S, delay)
     return {host: FluidTransport(host, whole) for host in ("a", "b")}

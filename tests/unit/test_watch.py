@@ -27,7 +27,9 @@ class World:
     def __init__(self) -> None:
         self.loop = virtual_loop()
         self.clock = VirtualClock(self.loop)
-        wires = Wires(FluidNetwork({"link": 4.0}, True), lambda *_: ("link",), LAYOUT, 1e-3)
+        wires = Wires(
+            FluidNetwork(self.loop, {"link": 4.0}, True), lambda *_: ("link",), LAYOUT, 1e-3
+        )
         self.a, self.b = FluidTransport("a", wires), FluidTransport("b", wires)
         self.watch = Watch(self.clock, wires)
         self.ended = ""
