@@ -14,30 +14,28 @@ T = TypeVar("T")
 
 
 class Awaited(Generic[T]):
-    """A value set once, perhaps before anybody waits for it: data may overtake control."""
+    """A value set once, perhaps before anybody waits for it: data may overtake control.
+
+    `is_set` says whether it is here.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._woken: Future[None] | None = None  # made by who has to wait: most never do
         self._value: T | None = None
-        self._here = False
+        self.is_set = False
 
     def set(self, value: T) -> None:
         """Hand over the value; a second one is a protocol error."""
-        if self._here:
+        if self.is_set:
             raise EngineError(f"{self._what} arrived twice; a peer repeats itself")
-        self._value, self._here = value, True
+        self._value, self.is_set = value, True
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    @property
-    def is_set(self) -> bool:
-        """Whether the value is here."""
-        return self._here
-
     async def wait(self, clock: Clock, deadline_s: float) -> T:
         """The value; DeadlineExceeded names it if it is not here after `deadline_s`."""
-        if not self._here:
+        if not self.is_set:
             if self._woken is None or self._woken.done():
                 self._woken = future()
             await clock.wait_for(self._woken, deadline_s, self._what)
@@ -67,28 +65,30 @@ class Bandwidth:
     def book(self, span: Span) -> float:
         """Book a move, be it ours or by a peer's hand; returns when it may begin."""
         token_layers = (span.last - span.first) * (span.layer_last - span.layer_first)
-        start_s = max(self._free_s, self._clock.now_s())
-        self._free_s = start_s + token_layers / self._rate
-        self.booked_s += token_layers / self._rate
+        busy_s, start_s = token_layers / self._rate, self._clock.now_s()
+        if start_s < self._free_s:
+            start_s = self._free_s
+        self._free_s = start_s + busy_s
+        self.booked_s += busy_s
         return start_s
 
 
 class Backlog:
-    """What was handed to a NIC and is not acknowledged yet, counted as it comes and goes."""
+    """What was handed to a NIC and is not acknowledged yet, counted as it comes and goes.
+
+    `tokens` is that in tokens of all layers, rounded up.
+    """
 
     def __init__(self, layers: int) -> None:
         self._layers = layers
         self._token_layers = 0
-
-    @property
-    def tokens(self) -> int:
-        """In tokens of all layers, rounded up."""
-        return -(-self._token_layers // self._layers)
+        self.tokens = 0
 
     def add(self, span: Span, times: int = 1) -> None:
         """A span is on its way; with -1, it is there."""
         tokens = span.last - span.first
         self._token_layers += times * tokens * (span.layer_last - span.layer_first)
+        self.tokens = -(-self._token_layers // self._layers)
 
 
 class _InLine:
@@ -129,9 +129,9 @@ class Arena:
 
     async def take(self, tokens: int, turn: int = 0) -> int:
         """A slot for `tokens` of a turn; waits behind everybody who asked earlier."""
-        self._slots.require(tokens)
         if (slot := self.take_now(tokens)) is not None:
             return slot
+        self._slots.require(tokens)
         place = _InLine(turn, tokens)
         self._line.append(place)
         try:
@@ -204,7 +204,8 @@ class Places:
             await self._line_up(_InLine(turn))
         else:
             self._held += 1
-            self.most_held = max(self.most_held, self._held)
+            if self._held > self.most_held:
+                self.most_held = self._held
 
     async def _line_up(self, place: _InLine) -> None:
         self._line.append(place)
