@@ -16,7 +16,7 @@ from engines.collective import Collective
 from engines.config import DecodeConfig
 from engines.control import Reporter
 from engines.decode_turn import Completed, Lane, Paused, Sequence
-from engines.errors import EngineError
+from engines.handlers import Handlers
 from engines.kv import Slots, Span
 from engines.messages import (
     Admit,
@@ -70,6 +70,7 @@ class Decode:
             config.host, config.group, clock, transport, config.deadline_s
         )
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
+        self._handlers = self._hears()
         self.exchanges: dict[str, Any] = {}
         self.account = {
             "turns": 0, "ticks": 0, "late_ticks": 0, "quanta": 0, "busy_s": 0.0,
@@ -91,35 +92,44 @@ class Decode:
         for arena in (*(lane.hbm for lane in self._lanes.values()), self._outbox):
             yield from arena.waits()
 
+    def _hears(self) -> Handlers:
+        hears = Handlers(self._config.host)
+        hears.on(Persisted, lambda _, persisted: self._kept(persisted))
+        hears.on(Report, lambda member, report: self._reporter.hear(member.sender, report))
+        hears.on(Assign, self._assigned)
+        hears.on(Admit, self._admit)
+        hears.on(Start, lambda at, start: self._sequence(start.request).started.set(at.arrived_s))
+        hears.on(TurnFailed, lambda _, failed: self._end(failed.request))
+        hears.on(Join, self._exchanged)
+        hears.on(Barrier, self._exchanged)
+        hears.on(NewTerm, self._new_term)
+        hears.on(Drain, lambda _, drain: self._tasks.dismiss())
+        return hears
+
     def _act(self, delivery: Delivery) -> None:
-        match delivery.message:  # the most frequent first
-            case Persisted() as done:
-                self._kept(done)
-            case Report() as report:
-                self._reporter.hear(delivery.sender, report)
-            case Assign() as assign:
-                if self._terms.take(assign) and assign.decision.request_id not in self._failed:
-                    self._begin(assign)
-            case Admit() as prompt:
-                sequence = self._sequence(prompt.request)
-                sequence.buffer = delivery.sender
-                sequence.admit.set(prompt)
-            case Start(request):
-                self._sequence(request).started.set(delivery.arrived_s)
-            case TurnFailed(request):
-                self._failed.add(request)
-                if request in self._sequences:
-                    self._sequences[request].life.end()
-            case Join() | Barrier() as message:
-                self._collective.hear(delivery.sender, message, delivery.network_s)
-            case NewTerm(term):
-                # A turn that is over in decode is over as a whole.
-                if holds := self._terms.begin(term, self._sequences):
-                    self._transport.post(delivery.sender, holds)
-            case Drain():
-                self._tasks.dismiss()
-            case other:
-                raise EngineError(f"{self._config.host} cannot use {type(other).__name__}")
+        self._handlers[type(delivery.message)](delivery, delivery.message)
+
+    def _assigned(self, _: Delivery, assign: Assign) -> None:
+        if self._terms.take(assign) and assign.decision.request_id not in self._failed:
+            self._begin(assign)
+
+    def _admit(self, buffer: Delivery, prompt: Admit) -> None:
+        sequence = self._sequence(prompt.request)
+        sequence.buffer = buffer.sender
+        sequence.admit.set(prompt)
+
+    def _exchanged(self, peer: Delivery, message: Join | Barrier) -> None:
+        self._collective.hear(peer.sender, message, peer.network_s)
+
+    def _end(self, request: int) -> None:
+        self._failed.add(request)
+        if request in self._sequences:
+            self._sequences[request].life.end()
+
+    def _new_term(self, scheduler: Delivery, new: NewTerm) -> None:
+        # A turn that is over in decode is over as a whole.
+        if holds := self._terms.begin(new.term, self._sequences):
+            self._transport.post(scheduler.sender, holds)
 
     def _begin(self, assign: Assign) -> None:
         sequence = self._sequence(assign.decision.request_id)

@@ -11,7 +11,7 @@ from typing import Any
 from engines.collective import Collective, Step
 from engines.config import PrefillConfig
 from engines.control import Reporter
-from engines.errors import EngineError
+from engines.handlers import Handlers
 from engines.kv import Slots
 from engines.messages import (
     Assign,
@@ -60,6 +60,7 @@ class Prefill:
             config.host, config.group, clock, transport, config.deadline_s
         )
         self._reporter = Reporter(config.host, config.group, clock, transport, self._report)
+        self._handlers = self._hears()
         self.forwards: list[Forward] = []
         self.exchanges: dict[str, Any] = {}
         self.account = {"no_hole": 0}
@@ -81,35 +82,45 @@ class Prefill:
             if lacking := turn.lacks():
                 yield f"turn {turn.request} for {lacking}"
 
+    def _hears(self) -> Handlers:
+        """What fills in a turn may come before the assignment that it belongs to."""
+        hears = Handlers(self._config.host)
+        hears.on(LayerLoaded, self._layer_loaded)
+        hears.on(Assign, self._assigned)
+        hears.on(Granted, self._granted)
+        hears.on(Loaded, self._loaded)
+        hears.on(Report, lambda member, report: self._reporter.hear(member.sender, report))
+        hears.on(Join, self._exchanged)
+        hears.on(Barrier, self._exchanged)
+        hears.on(TurnFailed, lambda _, failed: self._forget(failed.request))
+        hears.on(NewTerm, self._new_term)
+        hears.on(Drain, lambda _, drain: self._tasks.dismiss())
+        return hears
+
     def _act(self, delivery: Delivery) -> None:
-        """Fill in what a message says; it may come before the assignment it belongs to."""
-        match delivery.message:  # the most frequent first
-            case LayerLoaded() as message:
-                self._turn(message.request).arrive(message, delivery.arrived_s)
-            case Assign() as assign:
-                self._assign(assign)
-            case Granted() as message:
-                turn = self._turn(message.request)
-                turn.granted = message.slot
-                return self._go_on(turn)
-            case Loaded() as message:
-                turn = self._turn(message.request)
-                turn.load(message)
-                return self._go_on(turn)
-            case Report() as report:
-                return self._reporter.hear(delivery.sender, report)
-            case Join() | Barrier() as message:
-                self._collective.hear(delivery.sender, message, delivery.network_s)
-            case TurnFailed(request):
-                self._forget(request)
-            case NewTerm(term):
-                if holds := self._terms.begin(term, self._turns, self._failed):
-                    self._transport.post(delivery.sender, holds)
-            case Drain():
-                return self._tasks.dismiss()
-            case other:
-                raise EngineError(f"{self._config.host} cannot use {type(other).__name__}")
+        self._handlers[type(delivery.message)](delivery, delivery.message)
+
+    def _layer_loaded(self, delivery: Delivery, loaded: LayerLoaded) -> None:
+        self._turn(loaded.request).arrive(loaded, delivery.arrived_s)
         self._news.set()
+
+    def _granted(self, _: Delivery, granted: Granted) -> None:
+        turn = self._turn(granted.request)
+        turn.granted = granted.slot
+        self._go_on(turn)
+
+    def _loaded(self, _: Delivery, loaded: Loaded) -> None:
+        turn = self._turn(loaded.request)
+        turn.load(loaded)
+        self._go_on(turn)
+
+    def _exchanged(self, peer: Delivery, message: Join | Barrier) -> None:
+        self._collective.hear(peer.sender, message, peer.network_s)
+        self._news.set()
+
+    def _new_term(self, scheduler: Delivery, new: NewTerm) -> None:
+        if holds := self._terms.begin(new.term, self._turns, self._failed):
+            self._transport.post(scheduler.sender, holds)
 
     def _turn(self, request: int) -> PrefillTurn:
         """The turn that a message is about; of a failed one, nobody keeps what comes."""
@@ -120,12 +131,13 @@ class Prefill:
                 self._turns[request] = turn
         return turn
 
-    def _assign(self, assign: Assign) -> None:
+    def _assigned(self, _: Delivery, assign: Assign) -> None:
         request = assign.decision.request_id
         if request not in self._failed and self._terms.take(assign):
             turn = self._turn(request)
             turn.begin(assign, self._lanes[assign.decision.pe])
             self._go_on(turn)
+            self._news.set()
 
     def _go_on(self, turn: PrefillTurn) -> None:
         """Load a turn that has become ready; in basic mode the forward that it is in does that."""
@@ -351,6 +363,7 @@ class Prefill:
             self._hbm.give(turn.hbm.slot)
         if turn is not None and turn.assign is not None:
             turn.lane.leave(turn)
+        self._news.set()
 
     def _report(self) -> Report:
         free, seen = self._hbm.free_tokens, self._terms.seen
