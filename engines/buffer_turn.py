@@ -35,8 +35,9 @@ class HeldTurn:
         self.roomless_tokens = 0  # of its reads, while it has no room in a DE buffer's DRAM
         self.to_pull_tokens = 0
         self.pulls: list[Pull] = []
-        self.tokens_due = 0
-        self.tokens_here = 0
+        self.tokens_due = self.tokens_here = 0
+        self.chain = self.blocks_left = 0
+        self.content = b""
         self.final: LayerDone | None = None
 
     def expect(self, assign: Assign, kv: KvShape) -> None:

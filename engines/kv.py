@@ -13,7 +13,7 @@ from scheduler.ranges import Ranges
 from scheduler.types import Extent as Extent  # of storage; the scheduler speaks of them too
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True):
+class Span(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens `first` to `last` of a slot, layers `layer_first` to `layer_last`, in a region.
 
     `slot` is the slot's place in the region, in tokens, always at a block's boundary.

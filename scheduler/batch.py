@@ -17,7 +17,7 @@ Cost = Callable[[int, int], float]
 not fall with the latter."""
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A request that could run: tokens whose KV is there, and tokens still to compute."""
 
     request: int
@@ -25,7 +25,7 @@ class Candidate(msgspec.Struct, frozen=True):
     pending_tokens: int
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Tokens of a request to compute in this forward, and the time predicted for attention."""
 
     request: int

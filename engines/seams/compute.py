@@ -8,7 +8,7 @@ import msgspec
 from engines.kv import Span
 
 
-class PrefillJob(msgspec.Struct, frozen=True):
+class PrefillJob(msgspec.Struct, frozen=True, gc=False):
     """Compute tokens `first` to `last` of a prompt whose KV lies in `slot` (HBM, all layers).
 
     `content` is the prompt's opaque content from position 0 on. `final`: the prompt ends here.
@@ -22,7 +22,7 @@ class PrefillJob(msgspec.Struct, frozen=True):
     final: bool
 
 
-class DecodeJob(msgspec.Struct, frozen=True):
+class DecodeJob(msgspec.Struct, frozen=True, gc=False):
     """Process one decode quantum: the content at real position `first` of the sequence."""
 
     request: int

@@ -28,7 +28,7 @@ class TrafficClass(StrEnum):
 DSCP = {TrafficClass.MODEL: 46, TrafficClass.KV: 8, TrafficClass.CTRL: 48}
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """Source and target spans hold the same number of tokens and layers, token by token."""
 
     source: Span
@@ -38,7 +38,7 @@ class Write(msgspec.Struct, frozen=True):
     traffic_class: TrafficClass = TrafficClass.KV
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A message or a doorbell's note, as it arrived; the network had it for `network_s`.
 
     That is known of class MODEL alone: from the post to the arrival at the host, not its process.
