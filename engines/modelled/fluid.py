@@ -58,9 +58,9 @@ class Link:
         A fluid has no queue. Senders fill that of the link which limits them: there it is taken to
         be full, and to be empty elsewhere.
         """
-        if self.shares[KV] == inf or not self.active[KV]:
-            return 0.0
-        return max(QUEUE_S, LEAST_QUEUE_BYTES / self.capacity)
+        if any(channel.rate == self.shares[KV] for channel in self.active[KV]):
+            return max(QUEUE_S, LEAST_QUEUE_BYTES / self.capacity)
+        return 0.0
 
     def carried_bytes(self, level: int, now_s: float) -> float:
         """Bytes of a level that have crossed it by now."""
@@ -85,8 +85,7 @@ class Link:
             return inf
         left = self.room(level)
         if len(active) == 1:
-            (channel,) = active
-            return left if channel.limit_beside(self) >= left else inf
+            return left
         limits = [channel.limit_beside(self) for channel in active]
         if sum(limits) <= left:  # others cut them to less than there is: the usual case
             return inf
