@@ -10,10 +10,9 @@ max-min fair (Bertsekas and Gallager, Data Networks, section 6.5).
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from heapq import heappop, heappush
 from math import inf
 
-from engines.modelled.loop import VirtualLoop, resolution_s
+from engines.modelled.loop import VirtualLoop
 
 MODEL, KV = 0, 1  # levels: MODEL is served first
 KV_SHARE = 0.01  # of a link that MODEL leaves to KV (testbed/fabric/shaping.py)
@@ -108,6 +107,7 @@ class Channel:
         self.narrowest = min(link.capacity for link in links)
         self.rate = 0.0
         self.finish_s = inf
+        self.timer: asyncio.TimerHandle | None = None
         self.queue: deque[tuple[float, Arrived]] = deque()
         self._left_bytes = 0.0
         self._since_s = 0.0
@@ -163,10 +163,6 @@ class FluidNetwork:
         self._fresh: dict[Channel, None] = {}
         self._lone: Channel | None = None  # nothing else began or ended since links were settled
         self._settling = False
-        self._finishes: list[tuple[float, int, Channel]] = []
-        self._pushed = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = inf
 
     def channel(self, model: bool, path: Sequence[str]) -> Channel:
         """A new channel of class MODEL or KV over a path; without classes all are alike."""
@@ -229,8 +225,7 @@ class FluidNetwork:
         self._moved, self._fresh = {}, {}
         if self._lone is not None:
             self._lone.begin_alone(now_s)
-            self._push(self._lone)
-            return self._set_timer()
+            return self._set_timer(self._lone)
         if self._models:
             changed = self._relax(moved, MODEL)
             changed.update((c, None) for c in fresh if c.level == MODEL)
@@ -239,7 +234,6 @@ class FluidNetwork:
         changed = self._relax(moved, KV)
         changed.update(fresh)  # those of class MODEL have their rate and keep it
         self._reset(changed, now_s)
-        self._set_timer()
 
     def _relax(self, moved: Iterable[Link], level: int) -> dict[Channel, None]:
         """Let shares settle from the links that moved; returns channels whose rate may change."""
@@ -269,39 +263,15 @@ class FluidNetwork:
                 before, level = channel.rate, channel.level
                 channel.set_rate(now_s, min([link.shares[level] for link in channel.links]))
                 if channel.set_finish():
-                    self._push(channel)
+                    self._set_timer(channel)
                 if channel.rate != before:
                     found.append(channel)
         return found
 
-    def _push(self, channel: Channel) -> None:
-        self._pushed += 1
-        heappush(self._finishes, (channel.finish_s, self._pushed, channel))
-
-    def _set_timer(self) -> None:
-        finishes = self._finishes
-        while finishes and finishes[0][0] != finishes[0][2].finish_s:
-            heappop(finishes)  # its channel got another rate since
-        next_s = finishes[0][0] if finishes else inf
-        if next_s == self._timer_s and self._timer is not None:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_s = next_s
-        self._timer = self.loop.call_at(next_s, self._finish) if finishes else None
-
-    def _finish(self) -> None:
-        """Everything that is through by now, in the order of its finish."""
-        self._timer, self._timer_s = None, inf
-        # Timers that are alike but for rounding fire together.
-        finishes, now_s = self._finishes, self.loop.now_s
-        now_s += 2 * resolution_s(now_s)
-        while finishes and finishes[0][0] <= now_s:
-            finish_s, _, channel = heappop(finishes)
-            if finish_s == channel.finish_s:
-                self._through(channel)
-        if not self._settling:  # else it comes in this instant, and sets the timer
-            self._set_timer()
+    def _set_timer(self, channel: Channel) -> None:
+        if channel.timer is not None:
+            channel.timer.cancel()
+        channel.timer = self.loop.call_at(channel.finish_s, self._through, channel)
 
     def _through(self, channel: Channel) -> None:
         """The head of a channel is; the next one begins, if there is one."""
@@ -312,7 +282,7 @@ class FluidNetwork:
         if channel.queue:
             channel.begin(channel.finish_s)
             channel.set_finish()
-            self._push(channel)
+            self._set_timer(channel)
         else:
             self._leave(channel)
         arrived()

@@ -12,7 +12,7 @@ from engines.messages import Barrier, Drain, Message, Start, TurnFailed
 from engines.modelled.clock import VirtualClock
 from engines.modelled.compute import PacedCompute, next_content
 from engines.modelled.content import PatternAuthor
-from engines.modelled.fluid import FluidNetwork
+from engines.modelled.fluid import Arrived, Channel, FluidNetwork
 from engines.modelled.loop import run_virtual
 from engines.modelled.store import ExtentStore
 from engines.modelled.transport import NOTE_BYTES, FluidTransport, Wires
@@ -78,15 +78,28 @@ def test_writes_to_one_peer_stay_in_order_even_empty_ones() -> None:
     assert [(m.request, pytest.approx(at)) for m, at in found] == [(0, 1), (1, 1), (2, 3)]  # type: ignore[union-attr]
 
 
-def test_a_list_of_writes_is_one_flow_and_rings_every_bell_in_order() -> None:
-    async def main() -> tuple[float, list[tuple[Message, float]], int]:
+def test_a_list_of_writes_is_one_flow_and_rings_every_bell_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flows: list[float] = []
+    send = FluidNetwork.send
+
+    def counted(
+        network: FluidNetwork, channel: Channel, size_bytes: float, arrived: Arrived
+    ) -> None:
+        flows.append(size_bytes)
+        send(network, channel, size_bytes, arrived)
+
+    monkeypatch.setattr(FluidNetwork, "send", counted)
+
+    async def main() -> tuple[float, list[tuple[Message, float]]]:
         hosts = wires("a", "b")
         some = [write(50, 1), write(0, 2), write(100, 3)]
         arrived_s = await hosts["a"].write("b", some, deadline_s=9)
-        return arrived_s, await arrivals(hosts["b"], 3), hosts["a"]._wires._network._pushed
+        return arrived_s, await arrivals(hosts["b"], 3)
 
-    arrived_s, found, flows = run_virtual(main)
-    assert arrived_s == pytest.approx(3.0) and flows == 1
+    arrived_s, found = run_virtual(main)
+    assert arrived_s == pytest.approx(3.0) and flows == [3.0 * RATE]
     assert [(m.request, at) for m, at in found] == [(n, arrived_s) for n in (1, 2, 3)]  # type: ignore[union-attr]
 
 
