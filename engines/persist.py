@@ -17,7 +17,7 @@ from engines.tasks import Crew
 from engines.waits import Arena
 
 
-class NewBlocks(msgspec.Struct, frozen=True, gc=False):
+class NewBlocks(msgspec.Struct, frozen=True):
     """New Full Blocks of a turn: where they go, where they lie, and what sequence they end."""
 
     extent: Extent
