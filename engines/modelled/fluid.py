@@ -243,14 +243,16 @@ class FluidNetwork:
         while waiting:
             link = waiting.popleft()
             queued.discard(link)
-            share = link.share(level)
-            if _alike(share, link.shares[level]):
+            share, before = link.share(level), link.shares[level]
+            if share == before or _alike(share, before):
                 continue
             link.shares[level] = share
             for channel in link.active[level]:
                 changed[channel] = None
                 for other in channel.links:
-                    if other is not link and other not in queued and not other.never_binds:
+                    if other.never_binds or other is link or other in queued:
+                        continue
+                    if len(other.active[level]) > 1:  # one alone gets all, whatever others do
                         queued.add(other)
                         waiting.append(other)
         return changed
@@ -289,5 +291,5 @@ class FluidNetwork:
 
 
 def _alike(one: float, other: float) -> bool:
-    """Equal but for rounding; an infinite share is like no finite one."""
-    return one == other or (one != inf and other != inf and abs(one - other) <= ALIKE * one)
+    """Different by rounding alone; an infinite share is like no finite one."""
+    return one != inf and other != inf and abs(one - other) <= ALIKE * one
