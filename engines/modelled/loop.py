@@ -178,6 +178,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def _jump(self) -> None:
         """To the next timer; all that can hardly be told apart from it fire together."""
         times, timers, ready = self._times, self._timers, self._ready
+        when_s = self.now_s  # an interrupt may be the next step already
         while not ready:
             if not times:
                 raise VirtualDeadlock("every task waits and no timer is left")

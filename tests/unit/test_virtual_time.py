@@ -8,7 +8,7 @@ from fakes import running_loop
 
 from engines.errors import VirtualDeadlock
 from engines.modelled.clock import VirtualClock
-from engines.modelled.loop import run_virtual
+from engines.modelled.loop import VirtualLoop, run_virtual
 
 
 def test_days_pass_at_once_and_to_the_nanosecond() -> None:
@@ -55,4 +55,23 @@ def test_an_error_in_a_callback_ends_the_world() -> None:
         await anyio.sleep(100)
 
     with pytest.raises(IndexError):
+        run_virtual(main)
+
+
+def test_an_interrupt_as_time_is_about_to_jump_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Python handles signals where functions are entered, so this is where many of them come.
+    jump = VirtualLoop._jump
+
+    def interrupted(loop: VirtualLoop) -> None:
+        loop.interrupt()
+        jump(loop)
+
+    monkeypatch.setattr(VirtualLoop, "_jump", interrupted)
+
+    async def main() -> None:
+        await anyio.sleep(1.0)
+
+    with pytest.raises(KeyboardInterrupt):
         run_virtual(main)
